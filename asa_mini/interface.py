@@ -1,0 +1,140 @@
+"""How ASA reaches into transformers: one keyword, one pre-hook per layer, one attention function.
+
+An attention function named "asa" is registered with transformers, and every self-attention module gets a
+pre-hook. A training step calls the model with one extra keyword, `asa=AsaPass(...)`, which transformers hands
+down to every layer. Where a hook finds it, it reads the layer's hidden states, lets the layer's adversary
+project them, and adds the projections to the keywords; the attention function uses them. The keyword is the
+only switch: nothing is stored on a module, so recomputation under gradient checkpointing sees exactly what
+the first pass saw.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from asa_mini.adversary import Adversary, keep_mask
+from asa_mini.attention import asa_attention
+from asa_mini.errors import InputError
+
+SUPPORTED = (
+    "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert, ernie, modernbert, eurobert, llama"
+)
+
+
+@dataclass
+class AsaPass:
+    """The keyword that makes one forward call adversarial, and what the layers report back through it."""
+
+    joint: bool  # the batch is [clean half; adversarial half]
+    backend: str = "auto"
+    gradient_reversal_scale: float = 1.0
+    record_masks: bool = False
+    # Reentrant gradient checkpointing runs the layers first without gradients. The adversary sees detached
+    # input, so its graph can be built all the same, and the kept units must not lose theirs.
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+    # One entry per call of an attacked layer:
+    kept_units: list[Tensor] = field(default_factory=list)  # scalar, kept units per sequence
+    kept_share: list[Tensor] = field(default_factory=list)  # scalar, kept / allowed units
+    masks: list[Tensor] = field(default_factory=list)  # (B, L, L), if record_masks
+
+
+@dataclass
+class _Probe:
+    """Passed as `asa=` once, to find out which modules call the attention function, and in which order."""
+
+    modules: list[nn.Module] = field(default_factory=list)
+
+
+class AdversaryHook:
+    """Pre-hook of a self-attention module: adds the adversary's projections to its keywords."""
+
+    def __init__(self, adversary: Adversary | None):
+        self.adversary = adversary
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        asa = kwargs.get("asa")
+        if self.adversary is None or not isinstance(asa, AsaPass):
+            return None
+        x = args[0] if args else kwargs["hidden_states"]  # (B or 2B, L, E)
+        with torch.set_grad_enabled(asa.grad):
+            projections = self.adversary(x[x.shape[0] // 2 :] if asa.joint else x)
+        return args, {**kwargs, "adversary_projections": projections}
+
+
+def _asa_attention_forward(
+    module, query, key, value, attention_mask, asa=None, adversary_projections=None, **kwargs
+):
+    """The function behind attn_implementation="asa"; q, k, v: (B or 2B, H, L, D) -> (B or 2B, L, H, D)."""
+    if isinstance(asa, _Probe):
+        asa.modules.append(module)
+    if adversary_projections is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    clean = None
+    if asa.joint:
+        (clean_q, query), (clean_k, key), (clean_v, value) = (x.chunk(2) for x in (query, key, value))
+        clean_mask, attention_mask = (None, None) if attention_mask is None else attention_mask.chunk(2)
+        clean, _ = sdpa_attention_forward(module, clean_q, clean_k, clean_v, clean_mask, **kwargs)
+
+    length = query.shape[2]
+    if attention_mask is None and getattr(module, "is_causal", False):
+        attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+    with torch.set_grad_enabled(asa.grad):
+        output, kept = asa_attention(
+            query,
+            key,
+            value,
+            *adversary_projections,
+            attention_mask,
+            scaling=kwargs.get("scaling"),
+            dropout=kwargs.get("dropout", 0.0),
+            gradient_reversal_scale=asa.gradient_reversal_scale,
+            backend=asa.backend,
+        )
+        asa.kept_units.append(kept.mean())
+    asa.kept_share.append(kept.detach().sum() / _count_allowed(attention_mask, query))
+    if asa.record_masks:
+        mask = keep_mask(*(x.detach() for x in adversary_projections))
+        asa.masks.append(mask if attention_mask is None else mask * attention_mask[:, 0])
+    output = output.transpose(1, 2)  # (B, L, H, D)
+    return (output if clean is None else torch.cat([clean, output])).contiguous(), None
+
+
+def _count_allowed(allowed: Tensor | None, query: Tensor) -> Tensor | int:
+    batch, _, length, _ = query.shape
+    return batch * length * length if allowed is None else allowed.expand(batch, 1, length, length).sum()
+
+
+AttentionInterface.register("asa", _asa_attention_forward)
+AttentionMaskInterface.register("asa", sdpa_mask)  # without it, padding would be attended to without a word
+
+
+def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that call the attention function, in the order of the forward pass.
+
+    Found by running two tokens through the encoder, which at the same time proves that the family hands
+    keywords down to its attention.
+    """
+    family = model.config.model_type
+    unsupported = InputError(
+        f"{family} models do not run their attention through transformers' AttentionInterface, "
+        f"so ASA cannot reach it; supported families: {SUPPORTED}"
+    )
+    if not model._supports_attention_backend or model.config.is_encoder_decoder:
+        raise unsupported
+    plain, probe = model.config._attn_implementation, _Probe()
+    model.set_attn_implementation("asa")
+    cuda = [model.device] if model.device.type == "cuda" else []
+    tokens = torch.ones(1, 2, dtype=torch.long, device=model.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+            model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), asa=probe)
+    finally:
+        model.set_attn_implementation(plain)
+    if not probe.modules:
+        raise unsupported
+    return list(dict.fromkeys(probe.modules))  # ALBERT calls one shared module many times

@@ -1,0 +1,223 @@
+"""`wrap`: Adversarial Self-Attention around any Hugging Face encoder, without forking its code."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from asa_mini.adversary import Adversary
+from asa_mini.attention import BACKENDS
+from asa_mini.errors import InputError
+from asa_mini.interface import AdversaryHook, AsaPass, find_self_attention
+from asa_mini.objective import asa_objective, check_head, task_loss
+
+
+@dataclass
+class AsaConfig:
+    """Options of Adversarial Self-Attention; the defaults are the reference's.
+
+    Args:
+        temperature: tau, how much the adversary is paid for each unit it keeps (tau^2).
+        alpha: weight of the divergence between the clean and the adversarial prediction.
+        layers: indices of the attacked layers, counted from 0; None attacks all. With no layer attacked,
+            `layers=()`, two dropout passes and the divergence remain: the R-Drop control.
+        gradient_reversal_scale: strength of the reversal in front of the adversaries.
+        joint_pass: run the clean and the adversarial half as one batch of 2B; False runs them one after the
+            other. The result is the same.
+        backend: attention backend, see `asa_attention`.
+    """
+
+    temperature: float = 0.5
+    alpha: float = 1.0
+    layers: Sequence[int] | None = None
+    gradient_reversal_scale: float = 1.0
+    joint_pass: bool = True
+    backend: str = "auto"
+
+    def __post_init__(self):
+        for name in ("temperature", "alpha", "gradient_reversal_scale"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise InputError(f"{name} must be a finite number >= 0, but is {value}")
+        if self.backend not in BACKENDS:
+            raise InputError(
+                f"unknown attention backend {self.backend!r}; choose one of {', '.join(BACKENDS)}"
+            )
+
+
+@dataclass
+class AsaOutput(ModelOutput):
+    """What a wrapped model returns in training mode.
+
+    loss, task_loss, divergence: scalars. kept_units: scalar, attention units kept per example, summed over
+    the layers. kept_share: (number of attacked layers,), kept / allowed units, without gradient. logits,
+    adversarial_logits: (B, ..., C).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    adversarial_logits: Tensor | None = None
+    task_loss: Tensor | None = None
+    divergence: Tensor | None = None
+    kept_units: Tensor | None = None
+    kept_share: Tensor | None = None
+
+
+class AsaModel(nn.Module):
+    """A Hugging Face model under Adversarial Self-Attention; made by `wrap`.
+
+    In training mode it returns an `AsaOutput`; in evaluation mode it is the plain model, bit for bit.
+
+    Attributes:
+        model: the original model. adversaries: one `Adversary` per attacked layer, keyed by layer index.
+        asa_config: the `AsaConfig`. self_attention_modules: number of self-attention modules found.
+    """
+
+    # Trainer sees **kwargs in forward and would stop dividing the loss by its accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: PreTrainedModel, config: AsaConfig):
+        super().__init__()
+        self.model = model
+        self.asa_config = config
+        self._plain_attention = model.config._attn_implementation
+        modules = find_self_attention(model)
+        layers = _check_layers(config.layers, len(modules))
+        self.self_attention_modules = len(modules)
+        self.adversaries = nn.ModuleDict()
+        self._hooks = []
+        for index, module in enumerate(modules):
+            adversary = None
+            if index in layers:
+                weight = next(module.parameters())
+                std = getattr(model.config, "initializer_range", 0.02)
+                adversary = Adversary(model.config.hidden_size, std).to(weight.device, weight.dtype)
+                self.adversaries[str(index)] = adversary
+            # Hooked even where no adversary is, so that a second wrap can see the first.
+            self._hooks.append(module.register_forward_pre_hook(AdversaryHook(adversary), with_kwargs=True))
+        self.train(model.training)
+
+    @property
+    def config(self):
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.model.gradient_checkpointing_disable()
+
+    def train(self, mode: bool = True) -> "AsaModel":
+        super().train(mode)
+        implementation = "asa" if mode and self._hooks else self._plain_attention
+        if self.config._attn_implementation != implementation:
+            self.model.set_attn_implementation(implementation)
+        return self
+
+    def unwrap(self) -> PreTrainedModel:
+        """Remove every trace of ASA and return the original model, the same module objects."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self.train(self.training)
+        return self.model
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, **kwargs):
+        """Any keyword of the model. In training: input_ids (B, L), attention_mask (B, L), labels (B, ...).
+
+        Raises:
+            InputError: in training, labels are missing or (checked on the CPU) an example is all padding.
+        """
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            **kwargs,
+        }
+        batch = {name: value for name, value in batch.items() if value is not None}
+        if not self.training:
+            return self.model(**batch, **({} if labels is None else {"labels": labels}))
+        if not self._hooks:
+            raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
+        if labels is None:
+            raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
+        check_padding(attention_mask)
+        logits, adversarial_logits, asa = self._both_passes(batch)
+        terms = asa_objective(
+            task_loss(self.model, logits, labels),
+            logits,
+            adversarial_logits,
+            torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(()),
+            self.asa_config.alpha,
+            self.asa_config.temperature,
+        )
+        return AsaOutput(
+            loss=terms.loss,
+            logits=logits,
+            adversarial_logits=adversarial_logits,
+            task_loss=terms.task_loss,
+            divergence=terms.divergence,
+            kept_units=terms.kept_units,
+            kept_share=torch.stack(asa.kept_share) if asa.kept_share else None,
+        )
+
+    def _both_passes(self, batch: dict) -> tuple[Tensor, Tensor, AsaPass]:
+        config = self.asa_config
+        asa = AsaPass(config.joint_pass, config.backend, config.gradient_reversal_scale)
+        if asa.joint:
+            both = {n: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim else x for n, x in batch.items()}
+            logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
+        else:
+            logits = self.model(**batch).logits
+            adversarial_logits = self.model(**batch, asa=asa).logits
+        return logits, adversarial_logits, asa
+
+
+def check_padding(attention_mask: Tensor | None) -> None:
+    """Raise InputError if an example has no real token; only on the CPU, where looking costs no synchronisation."""
+    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    empty = (attention_mask.reshape(-1, attention_mask.shape[-1]) == 0).all(-1)
+    if attention_mask.ndim <= 3 and empty.any():
+        raise InputError(
+            f"example {int(empty.nonzero()[0])} of the batch is all padding: its attention_mask has no 1"
+        )
+
+
+def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
+    """Put Adversarial Self-Attention around a Hugging Face model.
+
+    Args:
+        model: an encoder (or causal decoder) with a classification, token classification, multiple choice
+            or language modelling head, whose attention goes through transformers' `AttentionInterface`.
+        config: an `AsaConfig`; the reference's settings by default.
+
+    Raises:
+        InputError (a ValueError): the model's family does not support it, it has no such head, it is
+            wrapped already, or `config.layers` is out of range.
+    """
+    if isinstance(model, AsaModel) or any(
+        isinstance(hook, AdversaryHook) for m in model.modules() for hook in m._forward_pre_hooks.values()
+    ):
+        raise InputError("this model is wrapped already; call unwrap() on the wrapped model first")
+    check_head(model)
+    return AsaModel(model, config or AsaConfig())
+
+
+def _check_layers(layers: Sequence[int] | None, found: int) -> set[int]:
+    if layers is None:
+        return set(range(found))
+    wrong = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer < found]
+    if wrong:
+        raise InputError(
+            f"layers {wrong} are out of range: this model has {found} attention layers, 0 to {found - 1}"
+        )
+    return set(layers)
