@@ -1,0 +1,150 @@
+"""Shared figures. One colour, one meaning: blue is the model (theta), orange is the adversary (eta)."""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from asa_mini.errors import InputError
+
+FIGURE_FOLDER = "build/figures"
+PALETTE = sns.color_palette("colorblind")
+MODEL_COLOR, ADVERSARY_COLOR = PALETTE[0], PALETTE[3]
+WALK_COLORS = ("0.15", PALETTE[2], PALETTE[4], PALETTE[5])  # both players' walk: neither's colour
+KEPT_COLOR, MASKED_COLOR = "#dce9f5", "#1f2a44"
+# A second cue beside the colour, for black-and-white prints and colour-blind readers.
+LINE_STYLES = ("-", "--", "-.", ":")
+
+
+def use_style() -> None:
+    """Set the look of every figure in the notebooks; call it once, before the first figure."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium"})
+    plt.rcParams["svg.hashsalt"] = "asa_mini"  # the ids inside an SVG are random otherwise
+
+
+def project_root() -> Path:
+    """Return the folder that holds `asa_mini/` and `notebooks/`, or the current one if there is none."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "notebooks").is_dir() else Path.cwd()
+
+
+def save_figure(fig: Figure, name: str, folder: str | Path = FIGURE_FOLDER) -> None:
+    """Write `fig` as `<name>.png` and `<name>.svg`; a relative `folder` starts at the project root.
+
+    Returns nothing on purpose: at the end of a cell, a path would put one reader's folders into it.
+
+    Raises:
+        InputError: `name` is not a plain file name.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise InputError(f"name must be a plain file name without folders, got {name!r}")
+    target = project_root() / folder
+    target.mkdir(parents=True, exist_ok=True)
+    picture, small, drawing = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    fig.savefig(drawing, format="svg", bbox_inches="tight", metadata={"Date": None})
+    fig.savefig(picture, format="png", bbox_inches="tight")
+    # 256 colours are plenty for a plot, and a notebook that stores its figures shrinks to a third.
+    Image.open(picture).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    for kind, content in (("png", small), ("svg", drawing)):
+        unfinished = target / f".{name}.{os.getpid()}.{kind}"  # nobody ever reads half a picture
+        try:
+            unfinished.write_bytes(content.getvalue())
+            unfinished.replace(target / f"{name}.{kind}")
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def show_figure(fig: Figure, name: str, alt: str) -> None:
+    """Save `fig` under `name`, then display it in a notebook with `alt` for readers who cannot see it."""
+    from IPython import display  # only notebooks need it
+
+    save_figure(fig, name)
+    content = (project_root() / FIGURE_FOLDER / f"{name}.png").read_bytes()
+    display.display(display.Image(data=content, alt=alt))
+    plt.close(fig)  # the notebook would display it a second time at the end of the cell
+
+
+def trajectory_plot(
+    ax: Axes,
+    paths: Mapping[str, np.ndarray],
+    field: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+    limit: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw walks of two players (theta to the right, eta upwards): ring = start, square = end.
+
+    Args:
+        paths: label -> (T, 2) points, T >= 1.
+        field: the step that each player wants at (theta, eta), two (N, N) arrays; drawn as arrows.
+        limit: half-width of the picture; by default the largest coordinate of any path.
+
+    Raises:
+        InputError: a path is not (T, 2), holds NaN or infinity, or there is nothing to draw.
+    """
+    points = {label: np.asarray(path, dtype=float) for label, path in paths.items()}
+    for label, path in points.items():
+        if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not np.isfinite(path).all():
+            raise InputError(f"path {label!r} must hold finite points of shape (T, 2), got {path.shape}")
+    if not points and limit is None:
+        raise InputError("nothing to draw: give at least one path, or a limit for the field alone")
+    limit = limit or 1.1 * max(np.abs(path).max() for path in points.values()) or 1.0
+    if field is not None:
+        theta, eta = np.meshgrid(*[np.linspace(-limit, limit, 10)] * 2)
+        ax.quiver(theta, eta, *field(theta, eta), color="0.7", width=0.005, zorder=1)
+    for i, (label, path) in enumerate(points.items()):
+        color, style = WALK_COLORS[i % len(WALK_COLORS)], LINE_STYLES[i % len(LINE_STYLES)]
+        ax.plot(*path.T, label=label, color=color, linestyle=style, linewidth=1.8, zorder=3)
+        ax.plot(*path[0], "o", color="white", markeredgecolor=color, markersize=9, zorder=4)
+        ax.plot(*path[-1], "s", color=color, markeredgecolor="white", markersize=8, zorder=4)
+    ax.plot(0, 0, "k+", markersize=12, markeredgewidth=2, zorder=5)
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
+    ax.set(xlabel="theta, the model (dimensionless)", ylabel="eta, the adversary (dimensionless)")
+    if len(points) > 1:
+        ax.legend(fontsize="small")
+
+
+def attention_heatmap(
+    ax: Axes,
+    weights: torch.Tensor | np.ndarray,
+    tokens: Sequence[str],
+    title: str = "",
+    label: str = "attention weight (each row sums to 1)",
+    vmax: float | None = None,
+) -> None:
+    """Draw one (L, L) map: queries are rows, keys are columns.
+
+    A boolean map is drawn as a mask (True = kept) in two colours with a legend, anything else as a
+    heat map with a colour bar that starts at 0; give `vmax` to compare several maps on one scale.
+
+    Raises:
+        InputError: `weights` is not (L, L) with one token per row, or holds NaN or infinity.
+    """
+    weights = torch.as_tensor(weights).detach().cpu()
+    if (got := tuple(weights.shape)) != (wanted := (len(tokens), len(tokens))):
+        raise InputError(f"{len(tokens)} tokens need a map of shape {wanted}, got {got}")
+    if not torch.isfinite(weights).all():
+        raise InputError("the map holds NaN or infinity")
+    grid = {"square": True, "linewidths": 0.5, "linecolor": "white", "ax": ax}
+    grid |= {"xticklabels": list(tokens), "yticklabels": list(tokens)}
+    if weights.dtype == torch.bool:
+        colors = ListedColormap([MASKED_COLOR, KEPT_COLOR])
+        sns.heatmap(weights.numpy().astype(int), cmap=colors, vmin=0, vmax=1, cbar=False, **grid)
+        patches = [Patch(facecolor=KEPT_COLOR, label="kept"), Patch(facecolor=MASKED_COLOR, label="masked")]
+        ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    else:
+        bar = {"label": label, "shrink": 0.8}
+        sns.heatmap(weights.double().numpy(), cmap="cividis", vmin=0, vmax=vmax, cbar_kws=bar, **grid)
+    ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
