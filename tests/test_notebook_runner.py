@@ -1,0 +1,287 @@
+"""The strict notebook runner: what papermill lets pass in silence fails here, in one readable message."""
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from asa_mini import cli, notebooks
+from asa_mini.errors import AsaError, InputError, NotebookError
+
+nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
+
+PARAMETERS = "steps = 3  # how many\nname = 'a'  # text\nrate: float = 0.5  # per step"
+SLEEP = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+
+
+def write_notebook(path, *cells, tags=("parameters",), kernel="python3", last_cell_tags=()):
+    """Write a notebook: a parameters cell per entry of `tags`, then `cells`."""
+    v4 = nbformat.v4
+    notebook = v4.new_notebook(metadata={"kernelspec": {"name": kernel, "display_name": "Python 3"}})
+    notebook.cells = [v4.new_code_cell(PARAMETERS, metadata={"tags": [tag]}) for tag in tags]
+    notebook.cells += [v4.new_markdown_cell("text"), *map(v4.new_code_cell, cells)]
+    notebook.cells[-1].metadata["tags"] = list(last_cell_tags)
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def command_line(*arguments):
+    return cli.main(["notebooks", *map(str, arguments)])
+
+
+def wait_for_pid(folder, seconds=120):
+    """Return the id of the kernel process, once the cell `SLEEP` has written it."""
+    deadline = time.monotonic() + seconds
+    while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+        assert time.monotonic() < deadline, "the kernel never reached its cell"
+        time.sleep(0.05)
+    return int((folder / "pid").read_text())
+
+
+def assert_gone(pid, seconds=10):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"kernel {pid} is still running")
+
+
+def test_success_writes_a_clean_notebook_and_html(tmp_path, monkeypatch):
+    decoy = tmp_path / "jupyter" / "kernels" / "python3"  # another "python3" that a user has installed
+    decoy.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "x", "language": "python"}
+    (decoy / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    path = write_notebook(
+        tmp_path / "in {braces}" / "a.ipynb",
+        "import os, sys\nprint(steps, name, rate, os.path.basename(os.getcwd()), sys.executable)",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+        "print(os.environ['HF_HUB_DISABLE_PROGRESS_BARS'], os.environ['TOKENIZERS_PARALLELISM'])",
+    )
+    output = tmp_path / "out {braces}" / "a.ipynb"
+    output.parent.mkdir()
+    (output.parent / "a.failed.ipynb").write_text("of an earlier run")
+
+    seconds = notebooks.run_notebook(path, output, {"steps": 7, "rate": 2}, timeout=60)
+
+    assert 0 < seconds < 60
+    assert sorted(file.name for file in output.parent.iterdir()) == ["a.html", "a.ipynb"]
+    executed = nbformat.read(output, as_version=4)
+    nbformat.validate(executed)
+    tags = [cell.metadata.get("tags") for cell in executed.cells]
+    assert tags[:2] == [["parameters"], ["injected-parameters"]]
+    assert executed.cells[3].outputs[0].text == f"7 a 2 in {{braces}} {sys.executable}\n"
+    assert "image/png" in executed.cells[4].outputs[0].data
+    assert executed.cells[5].outputs[0].text == "1 false\n"
+    text = output.read_text()
+    assert "papermill" not in text and "iopub" not in text and "start_time" not in text
+    assert "data:image/png;base64" in (output.parent / "a.html").read_text()
+
+
+OLD_IPYTHON = int(importlib.metadata.version("ipython").split(".")[0]) < 9
+needs_ipython_9 = pytest.mark.skipif(OLD_IPYTHON, reason="IPython 8 drops the exit status of x = !command")
+
+
+@pytest.mark.parametrize(
+    ("cell", "tag", "cause"),
+    [
+        ("!exit 3\n!true\nprint('later')", (), "Command 'exit 3' returned non-zero exit status 3."),
+        pytest.param("x = !exit 4", (), "exit status 4", marks=needs_ipython_9),
+        ("%%bash\nexit 5", (), "exit status 5"),
+        ("1 / 0", (), "ZeroDivisionError: division by zero"),
+        ("x = 1 / 0", ("raises-exception",), "ZeroDivisionError: division by zero"),
+        ("raise ValueError('one\\ntwo')", (), "ValueError: one two"),
+        ("print('never')", ("skip-execution",), "never run (a sys.exit"),
+        ("while True: pass", (), "no result after 2 s"),
+        ("import os; os._exit(0)", (), "the kernel died"),
+    ],
+)
+def test_failing_cell(cell, tag, cause, tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", cell, last_cell_tags=tag)
+    before = path.read_bytes()
+    output = tmp_path / "a.ipynb"
+    for stale in ("a.ipynb", "a.html"):
+        (tmp_path / stale).write_text("of an earlier run")
+    with pytest.raises(NotebookError) as caught:
+        notebooks.run_notebook(path, output, timeout=2, write_back=True)
+    message = str(caught.value)
+    assert cause in message and "\n" not in message
+    assert message.startswith(f"a.ipynb, cell 3 ({cell.splitlines()[0]}): ")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.failed.ipynb", "in"]
+    assert nbformat.read(tmp_path / "a.failed.ipynb", as_version=4).cells
+    assert path.read_bytes() == before
+
+
+def test_silent_exit_in_the_middle(tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", "import sys; sys.exit(0)", "print('never')")
+    with pytest.raises(NotebookError, match=r"^a\.ipynb, cell 4 \(print\(.*\)\): never run"):
+        notebooks.run_notebook(path, tmp_path / "a.ipynb")
+
+
+def test_cell_numbers_ignore_the_injected_cell(tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", "assert steps < 5, 'too many'")
+    with pytest.raises(NotebookError, match=r"^a\.ipynb, cell 3 \(assert .*\): AssertionError: too many$"):
+        notebooks.run_notebook(path, tmp_path / "a.ipynb", {"steps": 9})
+
+
+def test_write_back_is_stable(tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", "steps + 1", "", "print('done')")
+    (tmp_path / "in" / "other.txt").write_text("kept")
+    texts = []
+    for _ in range(2):
+        assert command_line(path, "--in-place", "--output", tmp_path / "out") == 0
+        texts.append(path.read_text())
+    assert texts[0] == texts[1]
+    stored = nbformat.reads(texts[0], as_version=4)
+    assert [cell.get("execution_count") for cell in stored.cells] == [1, None, 2, None, 3]
+    assert stored.cells[2].outputs[0].data["text/plain"] == "4"
+    assert [cell.metadata.get("tags") for cell in stored.cells] == [["parameters"], None, None, None, []]
+    assert set(stored.metadata) == {"kernelspec"} and texts[0].endswith("}\n")
+    assert sorted(file.name for file in (tmp_path / "in").iterdir()) == ["a.ipynb", "other.txt"]
+
+
+def test_run_all_stops_at_the_first_failure(tmp_path, capsys):
+    for name, cell in {"01": "pass", "02": "1 / 0", "03": "pass"}.items():
+        write_notebook(tmp_path / "in" / f"{name}.ipynb", cell)
+    assert command_line(tmp_path / "in", "--output", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert err == "asa_mini: error: 02.ipynb, cell 3 (1 / 0): ZeroDivisionError: division by zero\n"
+    table = [line.split() for line in out.splitlines()[-3:]]
+    assert [(row[0], " ".join(row[2:])) for row in table] == [
+        ("01.ipynb", "ok"),
+        ("02.ipynb", "failed"),
+        ("03.ipynb", "not run"),
+    ]
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["01.html", "01.ipynb", "02.failed.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "given", "message"),
+    [
+        ({"tags": ()}, {}, "exactly one cell tagged 'parameters', not 0"),
+        ({"tags": ("parameters",) * 2}, {}, "exactly one cell tagged 'parameters', not 2"),
+        ({"kernel": "my-env"}, {}, "bad.ipynb asks for the kernel 'my-env'; every"),
+        ({}, {"stepz": 1}, "no parameter 'stepz'; it has: steps, name, rate"),
+        ({}, {"steps": 1.5}, "'steps' takes int, not 1.5"),
+        ({}, {"steps": True}, "'steps' takes int, not True"),
+        ({}, {"rate": "fast"}, "'rate' takes float, not 'fast'"),
+    ],
+)
+def test_rules_are_checked_before_anything_runs(layout, given, message, tmp_path):
+    write_notebook(tmp_path / "in" / "a.ipynb", "open('ran', 'w')")
+    write_notebook(tmp_path / "in" / "bad.ipynb", "pass", **layout)
+    if given:  # the first notebook would refuse them just as well
+        (tmp_path / "in" / "a.ipynb").unlink()
+    with pytest.raises(NotebookError) as caught:
+        notebooks.run_all(tmp_path / "in", tmp_path / "out", parameters=given)
+    assert message in str(caught.value)
+    assert not (tmp_path / "in" / "ran").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["x = f()", "import os", "a, b = 1, 2", "x =", "print(1)", "x: int"])
+def test_parameters_must_be_literals(source, tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", "pass")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = source
+    nbformat.write(notebook, path)
+    with pytest.raises(NotebookError, match=r"^a\.ipynb: the parameters cell may only hold `name = literal`"):
+        notebooks.read_notebook(path)
+
+
+@pytest.mark.parametrize("text", ["not json", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', "[]"])
+def test_invalid_file(text, tmp_path):
+    path = tmp_path / "a.ipynb"
+    path.write_text(text)
+    with pytest.raises(NotebookError, match=r"a\.ipynb"):
+        notebooks.run_notebook(path, tmp_path / "out" / "a.ipynb")
+
+
+def test_wrong_arguments(tmp_path, capsys):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", "pass")
+    twin = write_notebook(tmp_path / "twin" / "a.ipynb", "pass")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in {
+        (tmp_path / "nowhere",): "no notebook at",
+        (tmp_path / "empty",): "no notebook at",
+        (path, "--timeout", 0): "--timeout must be at least 1",
+        (path, "--in-place", "-p", "steps", 1): "leave -p out",
+        (path, twin): "two notebooks have the same file name",
+        (path, "--output", tmp_path / "in"): "would replace a.ipynb itself",
+    }.items():
+        assert command_line(*arguments) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(InputError, match="default parameters"):
+        notebooks.run_notebook(path, tmp_path / "a.ipynb", {"steps": 1}, write_back=True)
+
+
+def test_missing_extra(tmp_path, monkeypatch):
+    path = write_notebook(tmp_path / "a.ipynb", "pass")
+    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(AsaError, match=r"needs papermill: pip install 'asa_mini\[notebooks\]'"):
+        notebooks.run_all(path, tmp_path / "out")
+
+
+def test_parameters_of_the_command_line_are_literals_or_text(monkeypatch):
+    calls = []
+    monkeypatch.setattr(notebooks, "run_all", lambda *arguments: calls.append(arguments))
+    given = {"n": "3", "rates": "[0.1, 1e-3]", "name": "bert-base", "digit": "'1'"}
+    assert command_line(*[word for pair in given.items() for word in ("-p", *pair)]) == 0
+    parameters = {"n": 3, "rates": [0.1, 1e-3], "name": "bert-base", "digit": "1"}
+    assert calls == [(["notebooks"], "build/notebooks", 600, parameters, False)]
+
+
+def test_ctrl_c_in_a_terminal(tmp_path):
+    """A process of its own: exit code 130, no half-written file, no kernel left behind."""
+    path = write_notebook(tmp_path / "in" / "a.ipynb", SLEEP)
+    code = (
+        "import signal, sys\nfrom asa_mini.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
+        "sys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "notebooks", str(path), "--output", str(tmp_path / "out")],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    pid = wait_for_pid(path.parent)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "asa_mini: interrupted\n"
+    assert list((tmp_path / "out").iterdir()) == []
+    assert_gone(pid)
+
+
+def test_termination_keeps_the_earlier_output(tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", SLEEP)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.ipynb").write_text("of an earlier run")
+    pids = []
+
+    def terminate():
+        pids.append(wait_for_pid(path.parent))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=terminate)
+    killer.start()
+    before = signal.getsignal(signal.SIGTERM)
+    assert command_line(path, "--output", tmp_path / "out") == 130
+    killer.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["of an earlier run"]
+    assert_gone(pids[0])
