@@ -40,7 +40,7 @@ def asa_attention(
         k, v: (B, Hkv, L, D), Hkv a divisor of H (grouped-query attention).
         adversary_q, adversary_k: (B, L, E), from an `Adversary`; the mask is shared by the H heads.
         allowed: boolean, True = key j may be seen from query i: (B, 1, L, L), or (B, 1, 1, L) for padding
-            alone. None allows everything.
+            alone; B may be 1, for one mask that fits all. None allows everything.
         scaling: factor of Q K^T, 1/sqrt(D) by default.
         dropout: probability of dropping an attention weight.
         gradient_reversal_scale: strength of the reversal in front of the adversary.
@@ -56,7 +56,7 @@ def asa_attention(
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    _check_shapes(q, k, adversary_q, adversary_k, allowed)
+    _check_shapes(q, k, v, adversary_q, adversary_k, allowed)
     if scaling is None:
         scaling = q.shape[-1] ** -0.5
     return reference_attention(
@@ -86,26 +86,30 @@ def reference_attention(
     output = weights.to(v.dtype) @ v  # (B, H, L, L) x (B, H, L, D) -> (B, H, L, D)
     if allowed is not None:
         output = output * allowed.any(-1, keepdim=True)
-    return output, counted.sum(dim=(1, 2, 3))
+    # Counted in float32 at least: float16 overflows at 65504 units, one sequence of 256 tokens.
+    return output, counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
 
 
 def _check_shapes(
-    q: Tensor, k: Tensor, adversary_q: Tensor, adversary_k: Tensor, allowed: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, adversary_q: Tensor, adversary_k: Tensor, allowed: Tensor | None
 ) -> None:
-    batch, heads, length, _ = q.shape
-    if k.shape[0] != batch or k.shape[2] != length or heads % k.shape[1]:
+    batch, heads, length, dim = q.shape
+    fits = k.shape[0] == batch and k.shape[2:] == (length, dim) and v.shape[:3] == k.shape[:3]
+    if not fits or heads % k.shape[1]:
         raise InputError(
-            f"asa_attention is self-attention: q {tuple(q.shape)} does not fit k {tuple(k.shape)}"
+            f"asa_attention is self-attention: q {tuple(q.shape)} does not fit k {tuple(k.shape)} "
+            f"and v {tuple(v.shape)}"
         )
     for name, x in (("adversary_q", adversary_q), ("adversary_k", adversary_k)):
-        if x.shape[:2] != (batch, length):
+        if x.ndim != 3 or x.shape[:2] != (batch, length):
             raise InputError(f"{name} must be ({batch}, {length}, E) to fit q, but is {tuple(x.shape)}")
     if allowed is None:
         return
     if allowed.dtype != torch.bool:
         raise InputError(f"`allowed` must be boolean (True = may be attended to), but is {allowed.dtype}")
-    if allowed.ndim != 4 or allowed.shape[1] != 1 or allowed.shape[3] != length:
+    shapes = [(b, 1, n, length) for b in (1, batch) for n in (1, length)]
+    if allowed.shape not in shapes:
         raise InputError(
-            f"`allowed` must be ({batch}, 1, {length} or 1, {length}), the same for all heads, "
+            f"`allowed` must be ({batch} or 1, 1, {length} or 1, {length}), the same for all heads, "
             f"but is {tuple(allowed.shape)}"
         )

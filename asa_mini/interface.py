@@ -25,6 +25,10 @@ SUPPORTED = (
 )
 
 
+# Keywords by which some decoders change the scores; the adversarial pass would leave them out without a word.
+UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
+
+
 @dataclass
 class AsaPass:
     """The keyword that makes one forward call adversarial, and what the layers report back through it."""
@@ -59,6 +63,12 @@ class AdversaryHook:
         asa = kwargs.get("asa")
         if self.adversary is None or not isinstance(asa, AsaPass):
             return None
+        implementation = module.config._attn_implementation
+        if implementation != "asa":
+            raise InputError(
+                f"attn_implementation is {implementation!r}, which knows no adversary: call train() on the "
+                "wrapped model (then .model.eval(), if dropout is to stay off)"
+            )
         x = args[0] if args else kwargs["hidden_states"]  # (B or 2B, L, E)
         with torch.set_grad_enabled(asa.grad):
             projections = self.adversary(x[x.shape[0] // 2 :] if asa.joint else x)
@@ -69,7 +79,7 @@ def _asa_attention_forward(
     module, query, key, value, attention_mask, asa=None, adversary_projections=None, **kwargs
 ):
     """The function behind attn_implementation="asa"; q, k, v: (B or 2B, H, L, D) -> (B or 2B, L, H, D)."""
-    if isinstance(asa, _Probe):
+    if isinstance(asa, _Probe) and all(kwargs.get(name) is None for name in UNKNOWN_TERMS):
         asa.modules.append(module)
     if adversary_projections is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -77,11 +87,14 @@ def _asa_attention_forward(
     clean = None
     if asa.joint:
         (clean_q, query), (clean_k, key), (clean_v, value) = (x.chunk(2) for x in (query, key, value))
-        clean_mask, attention_mask = (None, None) if attention_mask is None else attention_mask.chunk(2)
+        clean_mask = attention_mask
+        if attention_mask is not None and attention_mask.shape[0] > 1:  # else one mask for all examples
+            clean_mask, attention_mask = attention_mask.chunk(2)
         clean, _ = sdpa_attention_forward(module, clean_q, clean_k, clean_v, clean_mask, **kwargs)
 
     length = query.shape[2]
-    if attention_mask is None and getattr(module, "is_causal", False):
+    causal = kwargs.get("is_causal")  # by the rules of sdpa_attention_forward
+    if attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal):
         attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
     with torch.set_grad_enabled(asa.grad):
         output, kept = asa_attention(
@@ -119,10 +132,9 @@ def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
     Found by running two tokens through the encoder, which at the same time proves that the family hands
     keywords down to its attention.
     """
-    family = model.config.model_type
     unsupported = InputError(
-        f"{family} models do not run their attention through transformers' AttentionInterface, "
-        f"so ASA cannot reach it; supported families: {SUPPORTED}"
+        f"{model.config.model_type} models do not run plain attention through transformers' "
+        f"AttentionInterface, so ASA cannot reach it; supported families: {SUPPORTED}"
     )
     if not model._supports_attention_backend or model.config.is_encoder_decoder:
         raise unsupported
@@ -133,6 +145,8 @@ def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=cuda):
             model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), asa=probe)
+    except (TypeError, ValueError) as error:  # takes no such keyword, or sdpa cannot compute its attention
+        raise unsupported from error
     finally:
         model.set_attn_implementation(plain)
     if not probe.modules:

@@ -53,7 +53,8 @@ def task_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor) -> Tensor:
 
 def check_head(model: PreTrainedModel) -> None:
     """Raise InputError unless `task_loss` knows the model's loss."""
-    if type(model).__name__.endswith("ForMultipleChoice") or "_loss_function" in vars(model):
+    # "...LMHeadModel" is how BERT and GPT-2 call their ForCausalLM, whose loss is transformers' default.
+    if type(model).__name__.endswith(("ForMultipleChoice", "LMHeadModel")) or "_loss_function" in vars(model):
         return
     if getattr(model, "loss_type", None) not in HEADS:
         raise InputError(

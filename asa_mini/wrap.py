@@ -1,8 +1,9 @@
 """`wrap`: Adversarial Self-Attention around any Hugging Face encoder, without forking its code."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from asa_mini.adversary import Adversary
 from asa_mini.attention import BACKENDS
 from asa_mini.errors import InputError
 from asa_mini.interface import AdversaryHook, AsaPass, find_self_attention
+from asa_mini.models import max_positions
 from asa_mini.objective import asa_objective, check_head, task_loss
 
 
@@ -41,8 +43,8 @@ class AsaConfig:
     def __post_init__(self):
         for name in ("temperature", "alpha", "gradient_reversal_scale"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise InputError(f"{name} must be a finite number >= 0, but is {value}")
+            if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+                raise InputError(f"{name} must be a finite number >= 0, but is {value!r}")
         if self.backend not in BACKENDS:
             raise InputError(
                 f"unknown attention backend {self.backend!r}; choose one of {', '.join(BACKENDS)}"
@@ -54,8 +56,8 @@ class AsaOutput(ModelOutput):
     """What a wrapped model returns in training mode.
 
     loss, task_loss, divergence: scalars. kept_units: scalar, attention units kept per example, summed over
-    the layers. kept_share: (number of attacked layers,), kept / allowed units, without gradient. logits,
-    adversarial_logits: (B, ..., C).
+    the layers. kept_share: kept / allowed units, without gradient, one entry per attacked layer (per call,
+    where ALBERT calls one layer many times). logits, adversarial_logits: (B, ..., C).
     """
 
     loss: Tensor | None = None
@@ -99,6 +101,7 @@ class AsaModel(nn.Module):
                 self.adversaries[str(index)] = adversary
             # Hooked even where no adversary is, so that a second wrap can see the first.
             self._hooks.append(module.register_forward_pre_hook(AdversaryHook(adversary), with_kwargs=True))
+        self._wrapped = True  # the hooks themselves would break torch.compile's graph
         self.train(model.training)
 
     @property
@@ -109,32 +112,48 @@ class AsaModel(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    # What Trainer calls on a model: by the first names up to transformers 5.17, by the others in 5.23.
+    def gradient_checkpointing_enable(self, *args, **kwargs) -> None:
+        self.model.gradient_checkpointing_enable(*args, **kwargs)
 
     def gradient_checkpointing_disable(self) -> None:
         self.model.gradient_checkpointing_disable()
 
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
+        self.model.activation_checkpointing_enable(*args, **kwargs)
+
+    def activation_checkpointing_disable(self) -> None:
+        self.model.activation_checkpointing_disable()
+
     def train(self, mode: bool = True) -> "AsaModel":
         super().train(mode)
-        implementation = "asa" if mode and self._hooks else self._plain_attention
+        if self._wrapped:  # afterwards the model is no longer ours to change
+            self._set_attention("asa" if mode else self._plain_attention)
+        return self
+
+    def _check_wrapped(self) -> None:
+        if not self._wrapped:
+            raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
+
+    def _set_attention(self, implementation: str) -> None:
         if self.config._attn_implementation != implementation:
             self.model.set_attn_implementation(implementation)
-        return self
 
     def unwrap(self) -> PreTrainedModel:
         """Remove every trace of ASA and return the original model, the same module objects."""
+        if self._wrapped:
+            self._set_attention(self._plain_attention)
+            self._wrapped = False
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
-        self.train(self.training)
         return self.model
 
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, **kwargs):
         """Any keyword of the model. In training: input_ids (B, L), attention_mask (B, L), labels (B, ...).
 
         Raises:
-            InputError: in training, labels are missing or (checked on the CPU) an example is all padding.
+            InputError: the sequences are longer than the model's position table; in training, labels are
+                missing or (checked on the CPU) an example is all padding.
         """
         batch = {
             "input_ids": input_ids,
@@ -143,19 +162,19 @@ class AsaModel(nn.Module):
             **kwargs,
         }
         batch = {name: value for name, value in batch.items() if value is not None}
+        size = _check_inputs(self.model, batch)
         if not self.training:
             return self.model(**batch, **({} if labels is None else {"labels": labels}))
-        if not self._hooks:
-            raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
+        self._check_wrapped()
         if labels is None:
             raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
         check_padding(attention_mask)
-        logits, adversarial_logits, asa = self._both_passes(batch)
+        logits, adversarial_logits, kept_units, kept_share = self._both_passes(batch, size)
         terms = asa_objective(
             task_loss(self.model, logits, labels),
             logits,
             adversarial_logits,
-            torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(()),
+            kept_units,
             self.asa_config.alpha,
             self.asa_config.temperature,
         )
@@ -166,29 +185,75 @@ class AsaModel(nn.Module):
             task_loss=terms.task_loss,
             divergence=terms.divergence,
             kept_units=terms.kept_units,
-            kept_share=torch.stack(asa.kept_share) if asa.kept_share else None,
+            kept_share=kept_share,
         )
 
-    def _both_passes(self, batch: dict) -> tuple[Tensor, Tensor, AsaPass]:
-        config = self.asa_config
+    @torch.no_grad()
+    def masks(self, **batch: Tensor) -> list[Tensor]:
+        """What the adversaries would switch off in a batch, dropout off.
+
+        Args:
+            batch: keywords of the model without labels, input_ids (B, L) and so on.
+
+        Returns:
+            Per call of an attacked layer (B, L, L), boolean, True = kept and allowed.
+        """
+        self._check_wrapped()
+        training, asa = self.training, AsaPass(joint=False, record_masks=True)
+        self.eval()
+        try:
+            self._set_attention("asa")
+            self.model(**batch, asa=asa)
+        finally:
+            self._set_attention(self._plain_attention)
+            self.train(training)
+        return [mask.bool() for mask in asa.masks]
+
+    def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        config, batch = self.asa_config, {**batch, "return_dict": True}
         asa = AsaPass(config.joint_pass, config.backend, config.gradient_reversal_scale)
         if asa.joint:
-            both = {n: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim else x for n, x in batch.items()}
+            # What does not count the examples is shared by both halves, e.g. position_ids (1, L).
+            both = {
+                name: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and x.shape[0] == size else x
+                for name, x in batch.items()
+            }
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
         else:
             logits = self.model(**batch).logits
             adversarial_logits = self.model(**batch, asa=asa).logits
-        return logits, adversarial_logits, asa
+        kept_units = torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(())
+        kept_share = torch.stack(asa.kept_share) if asa.kept_share else None
+        asa.kept_units.clear()  # gradient checkpointing makes the graph hold `asa`: break the cycle
+        return logits, adversarial_logits, kept_units, kept_share
+
+
+def _check_inputs(model: PreTrainedModel, batch: dict) -> int:
+    """The batch size; InputError if there is no input, or if it is too long for the model."""
+    if "asa" in batch:
+        raise InputError(
+            "the keyword `asa` is set by the wrapped model itself; to give your own, call .model"
+        )
+    if "input_ids" in batch:
+        size, length = batch["input_ids"].shape[0], batch["input_ids"].shape[-1]
+    elif "inputs_embeds" in batch:
+        size, length = batch["inputs_embeds"].shape[0], batch["inputs_embeds"].shape[-2]
+    else:
+        raise InputError("the model needs input_ids or inputs_embeds")
+    positions = max_positions(model)
+    if positions is not None and length > positions:
+        raise InputError(f"sequences of {length} tokens are longer than the model's {positions} positions")
+    return size
 
 
 def check_padding(attention_mask: Tensor | None) -> None:
-    """Raise InputError if an example has no real token; only on the CPU, where looking costs no synchronisation."""
+    """Raise InputError if an example has no real token; only on the CPU, where looking costs no wait."""
     if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    empty = (attention_mask.reshape(-1, attention_mask.shape[-1]) == 0).all(-1)
+    empty = (attention_mask == 0).all(-1)  # (B,), or (B, choices)
     if attention_mask.ndim <= 3 and empty.any():
         raise InputError(
-            f"example {int(empty.nonzero()[0])} of the batch is all padding: its attention_mask has no 1"
+            f"example {int(empty.nonzero()[0, 0])} of the batch is all padding: its attention_mask has no 1"
         )
 
 
@@ -215,6 +280,8 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
 def _check_layers(layers: Sequence[int] | None, found: int) -> set[int]:
     if layers is None:
         return set(range(found))
+    if not isinstance(layers, Iterable) or isinstance(layers, str):
+        raise InputError(f"layers must be a list of layer indices, but is {layers!r}")
     wrong = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer < found]
     if wrong:
         raise InputError(

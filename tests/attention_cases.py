@@ -1,0 +1,94 @@
+"""Arguments of `asa_attention` for its tests: random, of any shape, and the two extreme masks."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asa_mini import asa_attention
+
+
+@dataclass
+class Case:
+    """The arguments of one call, in their order."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    adversary_q: Tensor
+    adversary_k: Tensor
+    allowed: Tensor | None = None
+
+    def run(self, **options) -> tuple[Tensor, Tensor]:
+        return asa_attention(*arguments(self), **options)
+
+    def gradients(self, names: str = "q k v adversary_q adversary_k", **options) -> dict[str, Tensor]:
+        """Of a scalar that weighs every output and the kept units differently."""
+        leaves = {name: getattr(self, name).detach().requires_grad_() for name in names.split()}
+        output, kept = replace(self, **leaves).run(**options)
+        weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
+        total = (output.double() * weights).sum() + 0.3 * kept.sum()
+        return dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
+
+
+def arguments(case: Case) -> tuple:
+    return tuple(getattr(case, name) for name in case.__dataclass_fields__)
+
+
+def make(batch=2, kv_heads=2, groups=1, length=5, dim=3, width=4, seed=0, dtype=torch.float64) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    heads = kv_heads * groups
+    return Case(
+        random(batch, heads, length, dim),
+        random(batch, kv_heads, length, dim),
+        random(batch, kv_heads, length, dim),
+        random(batch, length, width),
+        random(batch, length, width),
+    )
+
+
+def padding(batch: int, length: int, seed: int) -> Tensor:
+    """(B, 1, 1, L), at least one real token in each row."""
+    real = torch.randint(1, length + 1, (batch, 1), generator=torch.Generator().manual_seed(seed))
+    return (torch.arange(length) < real)[:, None, None]
+
+
+@st.composite
+def cases(draw):
+    """Random shapes and values, no mask."""
+    small = st.integers(1, 3)
+    return make(
+        draw(small),
+        draw(small),
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 7)),
+        draw(small),
+        draw(small),
+        draw(st.integers(0, 10**6)),
+    )
+
+
+@st.composite
+def padded_cases(draw):
+    case = draw(cases())
+    case.allowed = padding(case.q.shape[0], case.q.shape[2], draw(st.integers(0, 10**6)))
+    return case
+
+
+def keep_everything(case: Case) -> Case:
+    ones = torch.ones_like(case.adversary_q)
+    return replace(case, adversary_q=ones, adversary_k=ones)
+
+
+def mask_everything(case: Case) -> Case:
+    ones = torch.ones_like(case.adversary_q)
+    return replace(case, adversary_q=ones, adversary_k=-ones)
+
+
+def close(a: Tensor, b: Tensor, **tolerances) -> None:
+    torch.testing.assert_close(a, b, **(tolerances or dict(rtol=1e-9, atol=1e-9)))

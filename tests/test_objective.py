@@ -1,0 +1,164 @@
+"""The three terms of the objective, and the losses of Hugging Face's own heads."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import batch, tiny, wrapped
+
+from asa_mini import asa_objective, symmetric_divergence
+from asa_mini.errors import InputError
+from asa_mini.objective import check_head, task_loss
+
+seeds = st.integers(0, 10**6)
+
+
+def two(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, *shape, generator=generator, dtype=torch.float64) * 2)
+
+
+def jeffreys(p: torch.Tensor, q: torch.Tensor) -> float:
+    """Half the sum of both KL divergences, by its definition, over the last dimension."""
+    return 0.5 * (p * (p / q).log() + q * (q / p).log()).sum().item()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(1, 4), st.integers(2, 4))
+def test_divergence(seed, rows, classes):
+    a, b = two(seed, rows, classes)
+    divergence = symmetric_divergence(a, b)
+    assert divergence > 0
+    torch.testing.assert_close(divergence, symmetric_divergence(b, a))
+    assert divergence.item() == pytest.approx(jeffreys(a.softmax(-1), b.softmax(-1)) / rows)
+    assert symmetric_divergence(a, a) == 0
+    assert symmetric_divergence(a, a + 3).abs() < 1e-12  # the same prediction
+
+
+def test_divergence_by_hand():
+    a, b = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)  # p = (3/4, 1/4), q = (1/2, 1/2)
+    assert symmetric_divergence(a, b).item() == pytest.approx(0.5 * (0.25 * math.log(3)))
+
+
+def test_divergence_of_regression_is_across_the_batch():
+    a, b = two(0, 5, 1)
+    expected = jeffreys(a.squeeze(-1).softmax(0), b.squeeze(-1).softmax(0)) / 5
+    assert symmetric_divergence(a, b).item() == pytest.approx(expected)
+
+
+def test_divergence_of_tokens_is_summed_over_the_tokens():
+    a, b = two(0, 3, 7, 4)
+    expected = jeffreys(a.softmax(-1), b.softmax(-1)) / 3
+    assert symmetric_divergence(a, b).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_divergence_is_computed_in_float32_at_least(dtype):
+    a, b = (x.to(dtype) for x in two(0, 4, 3))
+    expected = symmetric_divergence(a.double(), b.double())
+    torch.testing.assert_close(symmetric_divergence(a, b), expected.float(), rtol=1e-5, atol=0)
+
+
+def test_both_sides_of_the_divergence_learn():
+    a, b = (x.requires_grad_() for x in two(0, 3, 2))
+    symmetric_divergence(a, b).backward()
+    assert a.grad.any() and b.grad.any()
+
+
+def test_objective_puts_the_terms_together():
+    a, b = two(0, 3, 2)
+    out = asa_objective(torch.tensor(2.0), a, b, torch.tensor(10.0), alpha=0.7, temperature=0.5)
+    assert out.loss.item() == pytest.approx(2 + 0.7 * symmetric_divergence(a, b).item() + 0.25 * 10)
+    assert (out.task_loss, out.kept_units) == (2, 10) and out.divergence == symmetric_divergence(a, b)
+
+
+def labels_of(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(0, 3, (4, 8), generator=generator)
+    tokens[:, ::3] = -100  # tokens that do not count
+    return {
+        "classes": torch.tensor([0, 2, 1, 1]),
+        "scores": torch.tensor([0.3, -1.0, 2.0, 0.0]),
+        "several": torch.randint(0, 2, (4, 3), generator=generator).float(),
+        "tokens": tokens,
+        "choice": torch.tensor([1, 0]),
+    }[kind]
+
+
+HEADS = [
+    ("bert", "SequenceClassification", "classes", dict(num_labels=3)),
+    ("bert", "SequenceClassification", "scores", dict(num_labels=1)),
+    ("bert", "SequenceClassification", "several", dict(num_labels=3)),
+    ("bert", "TokenClassification", "tokens", dict(num_labels=3)),
+    ("bert", "MaskedLM", "tokens", {}),
+    ("bert", "CausalLM", "tokens", dict(is_decoder=True)),
+    ("bert", "MultipleChoice", "choice", {}),
+    ("modernbert", "MaskedLM", "tokens", {}),
+    ("llama", "SequenceClassification", "classes", dict(num_labels=3)),
+    ("llama", "TokenClassification", "tokens", dict(num_labels=3)),
+    ("llama", "CausalLM", "tokens", {}),
+]
+
+
+@pytest.mark.parametrize("family, task, kind, options", HEADS, ids=lambda x: x if isinstance(x, str) else "")
+def test_task_loss_is_the_model_s_own(family, task, kind, options):
+    model = tiny(family, task, **options)
+    check_head(model)
+    inputs = batch() | {"labels": labels_of(kind)}
+    if task == "MultipleChoice":
+        inputs |= {name: inputs[name].reshape(2, 2, 8) for name in ("input_ids", "attention_mask")}
+    plain = model(**inputs)
+    torch.testing.assert_close(task_loss(model, plain.logits, inputs["labels"]), plain.loss, rtol=0, atol=0)
+
+    out = wrapped(model)(**inputs)
+    torch.testing.assert_close(out.logits, plain.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.task_loss, plain.loss, rtol=1e-5, atol=1e-5)
+    assert out.adversarial_logits.shape == plain.logits.shape and out.divergence > 0
+
+
+def test_loss_function_of_the_user():
+    model = tiny("bert", "SequenceClassification")
+    model.loss_function = lambda logits, labels, **_: logits.sum() * 0 + labels.sum()
+    inputs = batch()
+    assert wrapped(model)(**inputs).task_loss == inputs["labels"].sum()
+
+
+@pytest.mark.parametrize("task", ["", "QuestionAnswering", "PreTraining", "NextSentencePrediction"])
+def test_heads_without_a_known_loss(task):
+    model = tiny("bert", task)
+    with pytest.raises(InputError, match=f"{type(model).__name__} has no head.*AutoModelForSequenceClass"):
+        wrapped(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def mean_after_a_step(side: str, term: str, rate: float) -> tuple[float, float]:
+    """A term before and after one SGD step of one side alone, mean of five random models."""
+    before = after = 0.0
+    for seed in range(5):
+        model = wrapped(tiny(), seed=seed)
+        inputs = batch(seed=seed)
+        out = model(**inputs)
+        out[term].backward()
+        side_of_model = {"adversary": model.adversaries, "model": model.model}[side]
+        torch.optim.SGD(side_of_model.parameters(), rate).step()
+        before += out[term].item() / 5
+        after += model(**inputs)[term].item() / 5
+    return before, after
+
+
+def test_adversary_ascends_the_divergence():
+    before, after = mean_after_a_step("adversary", "divergence", 0.1)
+    assert after > 1.1 * before
+
+
+def test_adversary_ascends_the_kept_units():
+    before, after = mean_after_a_step("adversary", "kept_units", 1e-2)
+    assert after > 1.1 * before
+
+
+@pytest.mark.parametrize("term", ["divergence", "task_loss"])
+def test_model_descends(term):
+    before, after = mean_after_a_step("model", term, 1e-3)
+    assert after < before

@@ -1,0 +1,264 @@
+"""`wrap`: its options, what may be passed to the wrapped model, and what is refused."""
+
+import copy
+import gc
+import json
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import assert_same, batch, checkpoint, step, tiny, wrapped
+
+import asa_mini
+from asa_mini import AsaConfig
+from asa_mini.errors import InputError
+from asa_mini.interface import AsaPass
+
+
+@pytest.mark.parametrize("name", ["temperature", "alpha", "gradient_reversal_scale"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "0.5", None])
+def test_numbers_out_of_range(name, value):
+    with pytest.raises(InputError, match=f"{name} must be a finite number >= 0, but is {value!r}"):
+        AsaConfig(**{name: value})
+
+
+def test_unknown_backend():
+    with pytest.raises(InputError, match="unknown attention backend 'flash'"):
+        AsaConfig(backend="flash")
+
+
+@pytest.mark.parametrize(
+    "layers, message",
+    [
+        ([2], r"layers \[2\] are out of range: this model has 2 attention layers, 0 to 1"),
+        ([0, -1], r"layers \[-1\] are out of range"),
+        ([0.0], r"layers \[0.0\] are out of range"),
+        (["0"], r"layers \['0'\] are out of range"),
+        (1, "layers must be a list of layer indices, but is 1"),
+        ("01", "layers must be a list of layer indices, but is '01'"),
+    ],
+)
+def test_layers_out_of_range(layers, message):
+    model = tiny()
+    with pytest.raises(InputError, match=message):
+        asa_mini.wrap(model, AsaConfig(layers=layers))
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_layers():
+    model = wrapped(tiny(num_hidden_layers=3), layers=[2, 0])
+    assert list(model.adversaries) == ["0", "2"]
+    out, gradients = step(model, **batch())
+    assert out.kept_share.shape == (2,)
+    assert {name.split(".")[1] for name in gradients if name.startswith("adversaries")} == {"0", "2"}
+    assert len(model.masks(input_ids=batch()["input_ids"])) == 2
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
+def test_no_layers_is_r_drop(joint):
+    model = wrapped(tiny(dropout=True), layers=(), joint_pass=joint)
+    out, gradients = step(model, **batch())
+    assert out.divergence > 0 and out.kept_units == 0 and out.kept_share is None
+    assert not list(model.adversaries.parameters()) and gradients
+    without_dropout = wrapped(tiny(), layers=(), joint_pass=joint)(**batch())
+    assert without_dropout.divergence.abs() < 1e-10
+
+
+def test_options_reach_the_loss():
+    inputs = batch()
+    base = wrapped(tiny())(**inputs)
+    out = wrapped(tiny(), temperature=2.0, alpha=3.0)(**inputs)
+    assert out.kept_units == base.kept_units
+    torch.testing.assert_close(out.loss, base.task_loss + 3 * base.divergence + 4 * base.kept_units)
+
+
+def test_gradient_reversal_scale():
+    _, once = step(wrapped(tiny()), **batch())
+    _, twice = step(wrapped(tiny(), gradient_reversal_scale=2.0), **batch())
+    for name in once:
+        factor = 2 if name.startswith("adversaries") else 1
+        torch.testing.assert_close(twice[name], factor * once[name], rtol=1e-4, atol=1e-5)
+
+
+def test_labels_missing():
+    inputs = batch()
+    inputs.pop("labels")
+    with pytest.raises(InputError, match="needs labels in training"):
+        wrapped(tiny())(**inputs)
+
+
+@pytest.mark.parametrize("choices", [False, True], ids=["sequences", "choices"])
+def test_example_that_is_all_padding(choices):
+    inputs = batch(size=6)
+    inputs["attention_mask"][5] = 0
+    example = 5
+    if choices:
+        inputs = {n: x.reshape(3, 2, 8) for n, x in inputs.items() if n != "labels"}
+        inputs["labels"], example = torch.tensor([0, 1, 1]), 2
+    model = wrapped(tiny("bert", "MultipleChoice" if choices else "SequenceClassification"))
+    with pytest.raises(InputError, match=f"example {example} of the batch is all padding"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("family, limit", [("bert", 40), ("roberta", 38), ("distilbert", 40), ("albert", 40)])
+def test_longer_than_the_position_table(family, limit):
+    model = wrapped(tiny(family))
+    assert model(**batch(length=limit)).loss.isfinite()
+    for mode in (True, False):
+        with pytest.raises(InputError, match=f"{limit + 1} tokens are longer than the model's {limit} posit"):
+            model.train(mode)(**batch(length=limit + 1))
+    embeddings = torch.zeros(2, limit + 1, 16)
+    with pytest.raises(InputError, match=f"{limit + 1} tokens are longer"):
+        model(inputs_embeds=embeddings)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "eurobert", "llama"])
+def test_rotary_positions_have_no_end(family):
+    assert wrapped(tiny(family))(**batch(length=45)).loss.isfinite()
+
+
+def test_no_input():
+    with pytest.raises(InputError, match="needs input_ids or inputs_embeds"):
+        wrapped(tiny())(labels=torch.zeros(2, dtype=torch.long))
+
+
+def test_asa_keyword_is_ours():
+    model = wrapped(tiny())
+    for mode in (True, False):
+        with pytest.raises(InputError, match="keyword `asa` is set by the wrapped model itself"):
+            model.train(mode)(**batch(), asa=AsaPass(joint=False))
+
+
+def test_adversarial_pass_through_ordinary_attention():
+    """Where the implementation was changed behind our back, nothing would be masked, without a word."""
+    model = wrapped(tiny())
+    with pytest.raises(InputError, match="attn_implementation is 'sdpa'"):
+        model.eval().model(**batch(), asa=AsaPass(joint=False))
+    model.train().model.set_attn_implementation("eager")
+    with pytest.raises(InputError, match="attn_implementation is 'eager'"):
+        model(**batch())
+
+
+def test_masks_after_unwrap():
+    model = wrapped(tiny())
+    model.unwrap()
+    with pytest.raises(InputError, match="was unwrapped"):
+        model.masks(input_ids=batch()["input_ids"])
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
+def test_keywords_of_the_model(joint):
+    inputs = batch(padded=False)
+    model = wrapped(tiny(), joint_pass=joint)
+    expected = model(**inputs)
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    embeddings = model.model.get_input_embeddings()(inputs["input_ids"])
+    without_ids = {name: x for name, x in inputs.items() if name != "input_ids"}
+    for same in (
+        inputs | {"token_type_ids": torch.zeros_like(inputs["input_ids"])},
+        inputs | {"position_ids": torch.arange(8)[None]},  # one row for all examples
+        inputs | {"position_ids": torch.arange(8).expand(4, 8)},
+        inputs | {"attention_mask": mask},
+        inputs | {"attention_mask": mask.expand(4, 1, 8, 8)},
+        inputs | {"return_dict": False, "output_hidden_states": True},
+        without_ids | {"inputs_embeds": embeddings},
+    ):
+        out = model(**same)
+        torch.testing.assert_close(out.adversarial_logits, expected.adversarial_logits)
+        torch.testing.assert_close(out.loss, expected.loss)
+
+
+def test_token_types_count():
+    """In the joint batch both halves need them."""
+    inputs = batch()
+    types = (torch.arange(8) > 3).long().expand(4, 8)
+    model = wrapped(tiny())
+    joint = model(**inputs, token_type_ids=types)
+    assert (joint.logits - model(**inputs).logits).abs().max() > 1e-3
+    sequential = wrapped(tiny(), joint_pass=False)(**inputs, token_type_ids=types)
+    torch.testing.assert_close(joint.adversarial_logits, sequential.adversarial_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrapped_model_can_be_saved(tmp_path):
+    """Trap 6: a module reachable by two names is refused by safetensors."""
+    model = wrapped(tiny())
+    save_file(model.state_dict(), tmp_path / "wrapped.safetensors")
+    saved = load_file(tmp_path / "wrapped.safetensors")
+    assert any(name.startswith("adversaries.1.") for name in saved)
+    other = wrapped(tiny(), seed=5)
+    other.load_state_dict(saved)
+    inputs = batch()
+    assert torch.equal(other(**inputs).adversarial_logits, model(**inputs).adversarial_logits)
+
+    model.unwrap().save_pretrained(tmp_path)
+    assert "asa" not in (tmp_path / "config.json").read_text()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not any("attn_implementation" in name for name in config)
+    plain = load_file(tmp_path / "model.safetensors")
+    assert plain.keys() == {n.removeprefix("model.") for n in saved if n.startswith("model.")}
+
+
+def test_a_copy_is_a_model_of_its_own():
+    model = wrapped(tiny())
+    inputs = batch()
+    twin = copy.deepcopy(model)
+    ours, theirs = step(model, **inputs)[1], step(twin, **inputs)[1]
+    assert_same(ours, theirs)
+    with torch.no_grad():
+        for parameter in twin.adversaries.parameters():
+            parameter.neg_()  # turns other units off, in the copy alone
+    assert_same(ours, step(model, **inputs)[1])
+    twin.unwrap()
+    assert model(**inputs).kept_units > 0
+
+
+@pytest.mark.parametrize("reentrant", [None, True, False])
+@pytest.mark.parametrize("backward", [True, False], ids=["backward", "no backward"])
+def test_no_memory_is_left_behind(monkeypatch, reentrant, backward):
+    """Under checkpointing the graph holds `asa`; if `asa` held the graph, neither would ever be freed."""
+    model = wrapped(tiny())
+    if reentrant is not None:
+        checkpoint(model, reentrant)
+    made = []
+
+    class Watched(AsaPass):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setitem(type(model)._both_passes.__globals__, "AsaPass", Watched)
+    out = model(**batch())
+    if backward:
+        out.loss.backward()
+    del out
+    gc.collect()
+    assert len(made) == 1 and made[0]() is None
+
+
+def test_frozen_embeddings():
+    model = tiny()
+    model.bert.embeddings.requires_grad_(False)
+    _, ours = step(wrapped(model), **batch())
+    _, all_trained = step(wrapped(tiny()), **batch())
+    assert not any("embeddings" in name for name in ours)
+    assert_same(ours, {name: x for name, x in all_trained.items() if "embeddings" not in name})
+
+
+def test_training_and_evaluating_by_turns():
+    inputs = batch()
+    model = wrapped(tiny())
+    first, gradients = step(model, **inputs)
+    with torch.no_grad():
+        between = model.eval()(**inputs)
+    torch.testing.assert_close(between.loss, first.task_loss)
+    again, same = step(model.train(), **inputs)
+    assert torch.equal(again.loss, first.loss)
+    assert_same(gradients, same)
+
+
+def test_wrapping_a_model_in_evaluation_mode():
+    model = wrapped(tiny().eval())
+    assert not model.training and model.config._attn_implementation == "sdpa"
+    assert model.train()(**batch()).kept_units > 0
