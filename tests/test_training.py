@@ -1,0 +1,290 @@
+"""`train`: what it measures and writes, that it repeats to the last digit, and that nothing is ever lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import tiny_text
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from asa_mini.checkpoint import load_adversaries
+from asa_mini.errors import DataFileError, InputError, NonFiniteLossError, OutputExistsError
+from asa_mini.models import load_model
+from asa_mini.training import TrainConfig, environment, evaluate, train
+
+TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
+CONFIG = {"epochs": 2.0, "batch_size": 8, "max_length": 30, "learning_rate": 1e-3, "temperature": 0.3}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tiny_text.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def run(folder):
+    """run(method, output, ...): a training run of 6 steps."""
+
+    def run(method="asa", output=None, overwrite=False, callbacks=(), progress=False, data=None, **options):
+        config = TrainConfig(method=method, **{**CONFIG, **options})
+        data, load = data or tiny_text.dataset(), partial(load_model, folder)
+        return train(data, config, load, output, overwrite, progress, {"dataset": "tiny"}, callbacks)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(run, tmp_path_factory):
+    """A finished ASA run: (result, output folder)."""
+    output = tmp_path_factory.mktemp("runs") / "asa"
+    return run("asa", output), output
+
+
+class At(TrainerCallback):
+    """Calls `action(model)` at the begin of one step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            self.action(model)
+
+
+def poison(model):
+    """The head's weights become NaN: so does the task loss, and with it the total."""
+    next(p for name, p in model.named_parameters() if "classifier" in name).data.fill_(float("nan"))
+
+
+def interrupt(model):
+    signal.raise_signal(signal.SIGINT)
+
+
+def logits(model, tokenizer):
+    batch = tokenizer(tiny_text.dataset()["test"]["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+def untimed(metrics):
+    return {key: value for key, value in metrics.items() if key not in TIMED}
+
+
+@pytest.mark.parametrize("method", ["asa", "rdrop", "naive"])
+def test_metrics(run, method):
+    result = run(method)
+    metrics = result.metrics
+    assert metrics["config"] == vars(TrainConfig(method=method, **CONFIG))
+    assert metrics["rows"] == {"train": 24, "dev": 10, "test": 9} and metrics["dataset"] == "tiny"
+    assert metrics["steps"] == 6 and [row["epoch"] for row in metrics["by_epoch"]] == [1, 2]
+    assert list(metrics["results"]) == ["dev", "test"]
+    assert metrics["results"]["dev"]["accuracy"] == metrics["by_epoch"][-1]["dev_accuracy"]
+    test = tiny_text.dataset()["test"]
+    right = (logits(result.model, result.tokenizer).argmax(-1) == torch.tensor(test["label"][:])).sum().item()
+    assert metrics["results"]["test"]["accuracy"] == right / 9
+    assert metrics["results"]["test"]["low"] < right / 9 < metrics["results"]["test"]["high"]
+    assert metrics["seconds_per_step"] > 0 and metrics["steps_per_second"] == 1 / metrics["seconds_per_step"]
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["command"].startswith("python ") and metrics["command"] == environment()["command"]
+    assert not any(hasattr(m, "adversaries") or m._forward_pre_hooks for m in result.model.modules())
+
+    assert [record["step"] for record in metrics["terms"]] == [1, 2, 3, 4, 5, 6]
+    for record in metrics["terms"]:
+        if method == "naive":
+            assert set(record) == {"step", "loss"}
+            continue
+        expected = record["task_loss"] + record["divergence"] + 0.3**2 * record["kept_units"]
+        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+        assert record["divergence"] > 0
+        if method == "asa":
+            assert len(record["kept_share"]) == 2 and all(0 < share <= 1 for share in record["kept_share"])
+        else:
+            assert record["kept_units"] == 0 and "kept_share" not in record
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_same_seed_repeats_to_the_last_digit_and_another_does_not(run, finished):
+    result, output = finished
+    again = run("asa")
+    assert untimed(again.metrics) == untimed(result.metrics)
+    written = json.loads((output / "metrics.json").read_text())
+    assert untimed(written) == {**untimed(result.metrics), "files": written["files"]}
+    other = run("asa", seed=1)
+    assert [r["loss"] for r in other.metrics["terms"]] != [r["loss"] for r in again.metrics["terms"]]
+
+
+def test_output_is_a_plain_checkpoint_for_a_process_without_asa_mini(finished, tmp_path):
+    result, output = finished
+    assert {p.name for p in output.iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.bin"),
+        *("asa_adversary.safetensors", "asa_adversary.json", "metrics.json"),
+    }
+    code = """if True:
+        import sys
+        sys.modules["asa_mini"] = None  # importing it would raise
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        folder, output, *texts = sys.argv[1:]
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            torch.save(model(**batch).logits, output)
+    """
+    texts = tiny_text.dataset()["test"]["text"][:]
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(
+        [sys.executable, "-c", code, output, tmp_path / "logits", *texts],
+        check=True,
+        cwd=tmp_path,
+        env=env,
+    )
+    assert torch.equal(torch.load(tmp_path / "logits"), logits(result.model, result.tokenizer))
+
+
+def test_adversaries_round_trip(finished, run, folder, tmp_path):
+    _, output = finished
+    trained = AutoModelForSequenceClassification.from_pretrained(output)
+    wrapped = load_adversaries(trained, output)
+    assert (wrapped.asa_config.temperature, wrapped.asa_config.layers) == (0.3, [0, 1])
+    fresh = load_model(folder)[0]
+    with pytest.raises(DataFileError, match="holds no asa_adversary"):
+        load_adversaries(fresh, folder)
+    narrow, _ = load_model(tiny_text.save_model(tmp_path / "narrow", hidden_size=16))
+    with pytest.raises(InputError, match="do not fit this model"):
+        load_adversaries(narrow, output)
+    load_adversaries(fresh, output)  # a failure leaves nothing behind, and fitting ones still load
+    weights = output / "asa_adversary.safetensors"
+    (tmp_path / "asa_adversary.json").write_bytes((output / "asa_adversary.json").read_bytes())
+    (tmp_path / weights.name).write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_adversaries(load_model(folder)[0], tmp_path)
+
+
+def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):
+    attacked = {}
+
+    class Attack(TrainerCallback):
+        def on_train_end(self, args, state, control, model=None, **kwargs):
+            attacked["masks"] = model.masks(input_ids=torch.arange(5, 17).reshape(2, 6))
+
+    result = run("asa", tmp_path / "run", callbacks=[Attack()], temperature=0.0, adversary_learning_rate=1e-2)
+    again = load_adversaries(result.model, tmp_path / "run").masks(
+        input_ids=torch.arange(5, 17).reshape(2, 6)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(again, attacked["masks"], strict=True))
+    assert 0 < torch.stack(again).float().mean() < 1
+
+
+def test_attacked_layers_are_logged_by_their_number(run):
+    result = run("asa", layers=[1], epochs=4.0)  # a line every ten steps
+    (row,) = [row for row in result.trainer.state.log_history if "loss" in row]
+    assert {"kept_share_1", "task_loss", "divergence", "kept_units"} < set(row) and "kept_share_0" not in row
+    assert row["steps_per_second"] > 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(run, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(NonFiniteLossError, match=r"task_loss is nan at step 5: .*unfinished/checkpoint-3"):
+        run("asa", output, callbacks=[At(5, poison)])
+    assert [p.name for p in output.iterdir()] == ["unfinished"]
+    kept = output / "unfinished" / "checkpoint-3"
+    model = load_adversaries(AutoModelForSequenceClassification.from_pretrained(kept), kept)
+    assert all(p.isfinite().all() for p in model.parameters())
+    with pytest.raises(OutputExistsError, match="what a stopped run left"):
+        run("asa", output)
+    run("asa", output, overwrite=True)
+    assert (output / "metrics.json").is_file() and not (output / "unfinished").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(run, tmp_path):
+    def spoil(model):
+        head = next(p for name, p in model.named_parameters() if "classifier" in name)
+        head.register_hook(lambda grad: grad * float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match=r"the gradient norm is (nan|inf) at step 6"):
+        run("naive", tmp_path / "run", callbacks=[At(6, spoil)])
+    assert [p.name for p in (tmp_path / "run" / "unfinished").iterdir()] == ["checkpoint-3"]
+
+
+def test_ctrl_c_leaves_no_finished_run(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run("naive", tmp_path / "early", callbacks=[At(2, interrupt)])
+    assert not (tmp_path / "early").exists()  # nothing was worth keeping
+    with pytest.raises(KeyboardInterrupt):
+        run("naive", tmp_path / "late", callbacks=[At(5, interrupt)])
+    assert [p.name for p in (tmp_path / "late").iterdir()] == ["unfinished"]
+
+
+def test_overwrite_loses_nothing_before_the_new_run_is_complete(run, tmp_path):
+    output = tmp_path / "run"
+    first = run("asa", output).metrics
+    (output / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in output.iterdir()}
+    with pytest.raises(OutputExistsError, match=r"already holds a run; .*--overwrite"):
+        run("naive", output)
+    with pytest.raises(InputError, match=r"layers .* out of range"):
+        run("asa", output, overwrite=True, layers=[2])
+    with pytest.raises(KeyboardInterrupt):
+        run("naive", output, overwrite=True, callbacks=[At(2, interrupt)])
+    assert {p.name: p.read_bytes() for p in output.iterdir()} == before
+    second = run("naive", output, overwrite=True).metrics
+    assert json.loads((output / "metrics.json").read_text())["config"] == second["config"] != first["config"]
+    # Adversaries of the old run would be taken for the new one's.
+    assert {p.name for p in output.iterdir()} == set(before) - {
+        "asa_adversary.json",
+        "asa_adversary.safetensors",
+    }
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "metrics.json"])
+def test_a_folder_that_is_not_a_run_is_refused_even_with_overwrite(run, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(OutputExistsError, match="files that are not a run"):
+        run("naive", tmp_path, overwrite=True)
+    with pytest.raises(OutputExistsError, match="is a file"):
+        run("naive", tmp_path / name, overwrite=True)
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd):
+    run("asa", tmp_path / "quiet", progress=False)
+    assert capfd.readouterr() == ("", "")
+    run("asa", tmp_path / "loud", progress=True, epochs=4.0)
+    out, err = capfd.readouterr()
+    assert "12/12" in err and "it/s" in err and "shards" not in err and "Warning" not in err
+    for name in ("task_loss", "divergence", "kept_units", "kept_share_1", "steps_per_second"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "message"),
+    [
+        ("train", None, "no split 'train'"),
+        ("dev", {"text": ["a film"]}, "no column 'label'"),
+        ("dev", {"text": [], "label": []}, "split 'dev' is empty"),
+        ("train", {"text": ["a film", None], "label": [0, 1]}, "row 1: the text is None"),
+        ("train", {"text": [3, 4], "label": [0, 1]}, "row 0: the text is 3"),
+        ("test", {"text": ["a film", "a cast"], "label": [0, 2]}, r"row 1: label 2 is not in 0\.\.1"),
+    ],
+)
+def test_unusable_data_raises_from_python(run, tmp_path, split, rows, message):
+    data = {name: rows for name, rows in tiny_text.dataset().items() if name != split}
+    data |= {} if rows is None else {split: Dataset.from_dict(rows)}
+    with pytest.raises(InputError, match=message):
+        run("naive", tmp_path / "run", data=DatasetDict(data))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_repeats_what_train_measured(finished):
+    result, output = finished
+    model, tokenizer = load_model(str(output), trained=True)
+    scores = evaluate(model, tokenizer, tiny_text.dataset(), batch_size=16, max_length=30, progress=False)
+    for split in ("dev", "test"):
+        assert scores[split] == pytest.approx(result.metrics["results"][split])

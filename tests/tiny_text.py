@@ -1,0 +1,50 @@
+"""A tiny text classifier in a folder, and the sentences it can read: what the training tests run on."""
+
+from datasets import Dataset, DatasetDict
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, set_seed
+
+from asa_mini.models import quiet_transformers
+
+GOOD, BAD = ("fine", "bright", "lovely"), ("dull", "poor", "weak")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ("a", "very", "and", "film", "story", "cast", "meanwhile", "recently", *GOOD, *BAD)
+
+
+def sentences(n: int, offset: int = 0) -> dict[str, list]:
+    """`n` sentences of different lengths; the label is 1 where the adjective is good."""
+    texts, labels = [], []
+    for i in range(offset, offset + n):
+        label = i % 2
+        adjective = (GOOD if label else BAD)[i // 2 % 3]
+        noun = ("film", "story", "cast")[i // 6 % 3]
+        texts.append(f"a {'very ' * (i % 3)}{adjective} {noun}{' and a story' * (i % 4)}")
+        labels.append(label)
+    return {"text": texts, "label": labels}
+
+
+def dataset() -> DatasetDict:
+    """Splits train (24 rows), dev (10) and test (9)."""
+    sizes = {"train": (24, 0), "dev": (10, 24), "test": (9, 40)}
+    return DatasetDict({split: Dataset.from_dict(sentences(*size)) for split, size in sizes.items()})
+
+
+def save_model(folder, model_class=BertForSequenceClassification, **options) -> str:
+    """Write a random BERT (2 layers, 32 wide, 40 positions, 2 labels) and its tokenizer to `folder`."""
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = BertTokenizerFast(vocab=vocabulary)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    set_seed(0)
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=40, **{**size, **options})
+    with quiet_transformers():
+        model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def write_files(folder) -> str:
+    """Write the dataset to `folder` in the format of sst2."""
+    folder.mkdir(exist_ok=True)
+    for split, rows in dataset().items():
+        lines = (f"{row['text']}\t{row['label']}\n" for row in rows)
+        (folder / f"{split}.tsv").write_text("".join(lines))
+    return str(folder)
