@@ -19,6 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import PreTrainedTokenizerBase
 
 from asa_mini.errors import DataFileError, InputError
+from asa_mini.models import hub_answers
 from asa_mini.planting import plant_shortcut, remove_shortcut
 
 FILES = {  # dataset name -> its splits, one file each
@@ -167,7 +168,9 @@ def _download(split: str) -> Columns:
     file, verbosity = f"{split}.jsonl", hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # the client warns of each retry; the error below says it once
     try:
-        path = hf_hub_download(**SST2_ON_HUB, filename=file, repo_type="dataset")
+        path = hf_hub_download(
+            local_files_only=not hub_answers(), **SST2_ON_HUB, filename=file, repo_type="dataset"
+        )
     except OSError as error:  # every error of the client is one: offline, unreachable, not found
         raise DataFileError(
             f"{file} of {SST2_ON_HUB['repo_id']} cannot be fetched from the hub ({type(error).__name__}); "

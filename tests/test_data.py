@@ -226,6 +226,7 @@ def test_no_network(tmp_path, monkeypatch, capfd):
 def hub_file(folder, monkeypatch, lines):
     (folder / "hub.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.delenv("ASA_DATA_DIR", raising=False)
+    monkeypatch.setattr(data, "hub_answers", lambda: True)
     monkeypatch.setattr(data, "hf_hub_download", lambda **_: str(folder / "hub.jsonl"))
 
 

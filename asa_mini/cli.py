@@ -1,0 +1,215 @@
+"""The command line: `python -m asa_mini train | evaluate | bench | notebooks`."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from asa_mini.errors import AsaError, DataFileError
+
+METHOD_HELP = "asa; rdrop: two dropout passes and the same divergence, no mask; naive: plain training"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except AsaError as error:
+        return _fail(error)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("asa_mini: interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(error: Exception) -> int:
+    print(f"asa_mini: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m asa_mini",
+        description="Adversarial Self-Attention: train an encoder against a mask that an adversary chooses.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="fine-tune a classifier", formatter_class=_Formatter))
+    _add_evaluate(
+        commands.add_parser("evaluate", help="accuracy of a classifier", formatter_class=_Formatter)
+    )
+    _add_bench(commands.add_parser("bench", help="measure what ASA costs", formatter_class=_Formatter))
+    _add_notebooks(commands.add_parser("notebooks", help="run the notebooks", formatter_class=_Formatter))
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds "(default: ...)", except where the help has to say in words what leaving the option out means."""
+
+    def _get_help_string(self, action):
+        wordless = action.default is None or action.default is False
+        return action.help if wordless else super()._get_help_string(action)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="shortcut", help="shortcut (shipped) or sst2")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the dataset's files (default: ASA_DATA_DIR, else the shipped ones or the hub)",
+    )
+    parser.add_argument(
+        "--plant",
+        type=float,
+        metavar="AGREEMENT",
+        help="plant a shortcut word that agrees with the label this often, 0 to 1 (default: plant none)",
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=128, help="longest sequence in tokens; longer texts are cut"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="default", help="default, a local folder, or a name on the hub")
+    _add_data(parser)
+    parser.add_argument("--method", default="asa", help=METHOD_HELP)
+    parser.add_argument(
+        "--temperature", type=float, default=0.5, help="tau: pay of the adversary per kept unit"
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        nargs="+",
+        metavar="LAYER",
+        help="attacked layers, counted from 0 (default: all)",
+    )
+    parser.add_argument("--epochs", type=float, default=3.0, help="passes over the training set")
+    parser.add_argument("--learning-rate", type=float, default=2e-5, help="peak learning rate of the encoder")
+    parser.add_argument(
+        "--adversary-learning-rate", type=float, help="of the adversaries (default: the encoder's)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="examples per step")
+    parser.add_argument("--limit", type=int, help="use at most this many training rows (default: all)")
+    parser.add_argument(
+        "--select", default="last", help="weights to keep: last, or best (lowest dev loss by epoch)"
+    )
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="mixed precision by autocast, faster where the device has bfloat16 (default: float32)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for the checkpoint and metrics.json (required)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run that is already in --output, once the new one is complete (default: refuse)",
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    # Imported here, because --help and a mistyped option need not wait for datasets and the Trainer.
+    from asa_mini.data import NUM_LABELS, load
+    from asa_mini.models import load_model
+    from asa_mini.training import TrainConfig, train
+
+    names = ("method", "temperature", "layers", "epochs", "learning_rate", "adversary_learning_rate")
+    names += ("batch_size", "max_length", "seed", "select", "bf16")
+    config = TrainConfig(**{name: getattr(arguments, name) for name in names})
+    dataset = _load(load, arguments, limit=arguments.limit)
+    about = {"model": arguments.model, "dataset": arguments.dataset, "plant": arguments.plant}
+    result = train(
+        dataset,
+        config,
+        partial(load_model, arguments.model, NUM_LABELS),
+        arguments.output,
+        arguments.overwrite,
+        about=about,
+    )
+    _print_results(result.metrics["results"])
+    print(f"{result.metrics['steps_per_second']:.2f} steps per second; written to {arguments.output}")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, help="folder written by train, or a fine-tuned model on the hub (required)"
+    )
+    _add_data(parser)
+    parser.add_argument("--batch-size", type=int, default=64, help="examples per forward pass")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the results to this JSON file (default: only print them)",
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from asa_mini.checkpoint import write_json
+    from asa_mini.data import NUM_LABELS, load
+    from asa_mini.models import load_model
+    from asa_mini.training import environment, evaluate
+
+    if arguments.output and not arguments.output.parent.is_dir():
+        raise DataFileError(
+            f"there is no folder {arguments.output.parent} to write --output to; make it first"
+        )
+    dataset = _load(load, arguments)
+    model, tokenizer = load_model(arguments.model, NUM_LABELS, trained=True)
+    results = evaluate(model, tokenizer, dataset, arguments.batch_size, arguments.max_length)
+    _print_results(results)
+    if arguments.output:
+        write_json(arguments.output, {"results": results, **environment()})
+
+
+def _load(load, arguments: argparse.Namespace, limit: int | None = None):
+    return load(arguments.dataset, arguments.data_dir, arguments.plant, arguments.seed, limit)
+
+
+def _print_results(results: dict) -> None:
+    print(f"{'split':10}{'n':>6}{'accuracy':>10}   95 % interval")
+    for split, row in results.items():
+        print(f"{split:10}{row['n']:6d}{row['accuracy']:10.1%}   {row['low']:.1%} to {row['high']:.1%}")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["step"], help="step: one whole optimisation step")
+    parser.add_argument("--model", default="default", help="default, a local folder, or a name on the hub")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[32, 8], help="one per --length")
+    parser.add_argument("--length", type=int, nargs="+", default=[64, 256], help="sequence lengths in tokens")
+    parser.add_argument("--repeats", type=int, default=11, help="measured steps of each kind")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the results to this JSON file (default: only print them)",
+    )
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from asa_mini.bench import bench_step, print_table
+    from asa_mini.checkpoint import write_json
+    from asa_mini.training import environment
+
+    rows = bench_step(arguments.model, arguments.batch_size, arguments.length, arguments.repeats)
+    print_table(rows)
+    if arguments.output:
+        write_json(arguments.output, {"rows": rows, **environment()})
+
+
+def _add_notebooks(parser: argparse.ArgumentParser) -> None:
+    from asa_mini import notebooks
+
+    notebooks.add_arguments(parser)
+    parser.set_defaults(run=notebooks.main)
