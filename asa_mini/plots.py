@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
@@ -148,3 +149,21 @@ def attention_heatmap(
     ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
+
+
+def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: str = "") -> None:
+    """Draw the accuracy of each kind of run on each split: a bar for the mean, a dot for every seed.
+
+    Args:
+        runs: columns `run` (label of a kind of run), `split` and `accuracy` (%), see `results.read_runs`.
+        splits: which splits to draw, in this order.
+    """
+    if missing := {"run", "split", "accuracy"} - set(runs.columns):
+        raise InputError(f"the runs need a column {min(missing)!r}")
+    shown = {"data": runs, "x": "run", "y": "accuracy", "hue": "split", "hue_order": list(splits), "ax": ax}
+    sns.barplot(**shown, errorbar=None, alpha=0.75)
+    sns.stripplot(**shown, dodge=True, jitter=False, palette="dark:black", size=4, legend=False)
+    ax.axhline(50, color="0.4", linestyle=":", linewidth=1)  # chance
+    ax.set(xlabel="", ylabel="accuracy (%)", ylim=(0, 100), title=title)
+    ax.tick_params(axis="x", rotation=30)
+    ax.legend(title="test split", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -1,0 +1,87 @@
+"""Write the tables of README.md from the measured files beside this script: python results/readme.py"""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from asa_mini.results import markdown_table, read_runs, summarise
+
+FOLDER = Path(__file__).parent
+README = FOLDER.parent / "README.md"
+BEGIN, END = "<!-- measured: python results/readme.py -->\n", "<!-- end of measured -->"
+PLANTED_SPLITS = ["iid", "neutral", "flipped"]
+
+
+def measured() -> str:
+    """The Markdown between the two marks; a file that does not exist yet gives no section."""
+    sections = [
+        (
+            "bench_step_cpu",
+            step_cost,
+            "**Cost of a step** against the same model's plain step (sdpa attention)",
+        ),
+        ("planted", planted, "**Real sentences with a planted shortcut word** (SST-2, agreement 0.9)"),
+        ("shortcut", shortcut, "**The shipped corpus**, four layers, frozen embeddings (notebook 04)"),
+        ("sst2", sst2, "**SST-2, all sentences**, nothing planted"),
+    ]
+    present = [(name, table, title) for name, table, title in sections if (FOLDER / f"{name}.json").is_file()]
+    return "\n".join(f"{title}. {source(name)}\n\n{table()}\n" for name, table, title in present)
+
+
+def source(name: str) -> str:
+    about = json.loads((FOLDER / f"{name}.json").read_text())
+    rows = about["rows"]
+    precision = ""
+    if "config" in rows[0]:
+        precision = ", bf16 autocast" if rows[0]["config"]["bf16"] else ", float32"
+    where = f"{about['device']}{precision}, torch {about['versions']['torch']}"
+    return f"`{about['command']}`, {where}, {about['date']}."
+
+
+def step_cost() -> str:
+    table = {
+        (row["batch_size"], row["length"], row["kind"]): {
+            "seconds": f"{row['seconds']:.2f}",
+            "x plain": f"{row['ratio']:.2f}",
+            "quartiles": f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
+            "peak MiB": f"{row['peak_mib']:.0f}",
+        }
+        for row in json.loads((FOLDER / "bench_step_cpu.json").read_text())["rows"]
+    }
+    return markdown_table(pd.DataFrame.from_dict(table, orient="index").rename_axis(["B", "L", "step"]))
+
+
+def planted() -> str:
+    last = summarise(read_runs("planted"), PLANTED_SPLITS)
+    best = read_runs("planted", "best")
+    best = best[best["epochs"] == best["epochs"].max()]
+    return (
+        f"Accuracy in %, mean ± standard deviation over the seeds:\n\n{markdown_table(last)}\n\n"
+        f"The longest runs again, with the weights of their lowest dev loss:\n\n"
+        f"{markdown_table(summarise(best, PLANTED_SPLITS))}"
+    )
+
+
+def shortcut() -> str:
+    bare = read_runs("shortcut_unplanted").assign(method="plain, trained without the word")
+    return markdown_table(summarise(pd.concat([bare, read_runs("shortcut")]), PLANTED_SPLITS))
+
+
+def sst2() -> str:
+    runs = read_runs("sst2")
+    runs["method"] += runs["learning_rate"].map(", rate {:g}".format)
+    return markdown_table(summarise(runs, ["dev", "test"]))
+
+
+def main() -> None:
+    text = README.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    temporary = README.with_suffix(".partial")
+    temporary.write_text(f"{text[:start]}\n{measured()}\n{text[end:]}")
+    os.replace(temporary, README)
+
+
+if __name__ == "__main__":
+    main()
