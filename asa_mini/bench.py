@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from asa_mini.errors import InputError
+from asa_mini.evaluation import check_max_length
 from asa_mini.models import load_model
 from asa_mini.wrap import AsaConfig, wrap
 
@@ -65,13 +66,15 @@ def bench_step(name: str, batch_sizes: Sequence[int], lengths: Sequence[int], re
         model's, in MiB.
 
     Raises:
-        InputError: the lists differ in length or a number is not positive.
+        InputError: the lists differ in length, a number is not positive, or a length is beyond the
+            model's positions.
     """
     if len(batch_sizes) != len(lengths):
         raise InputError(f"{len(batch_sizes)} batch sizes but {len(lengths)} lengths; give them in pairs")
     if min([*batch_sizes, *lengths]) < 1 or repeats < 2:
         raise InputError("batch sizes and lengths must be at least 1, repeats at least 2")
     steps = {kind: Step(kind, name) for kind in KINDS}
+    check_max_length(steps["plain"].model, max(lengths))
     rows = []
     for size, length in zip(batch_sizes, lengths, strict=True):
         batch = _batch(size, length, steps["plain"].model)

@@ -1,0 +1,66 @@
+"""The bench measures what it says; how fast a machine is, no test can know."""
+
+import json
+
+import pytest
+import torch
+from tiny_text import save_model
+
+from asa_mini import bench
+from asa_mini.cli import main
+from asa_mini.errors import InputError
+from asa_mini.wrap import AsaModel
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("tiny"))
+
+
+def test_every_kind_takes_a_real_step(tiny):
+    for kind in bench.KINDS:
+        step = bench.Step(kind, tiny)
+        assert isinstance(step.model, AsaModel) == (kind != "plain")
+        assert step.model.training
+        before = [p.detach().clone() for p in step.model.parameters()]
+        step(bench._batch(3, 8, step.model))
+        moved = [not torch.equal(a, b) for a, b in zip(before, step.model.parameters(), strict=True)]
+        assert all(moved[-3:]) and sum(moved) > len(moved) / 2
+
+
+def test_batch_is_padded_like_a_real_one(tiny):
+    mask = bench._batch(4, 8, bench.Step("plain", tiny).model)["attention_mask"]
+    assert mask.sum(1).tolist() == [4, 6, 7, 8]
+
+
+def test_command_writes_the_table(tiny, tmp_path, capsys, monkeypatch):
+    # Four processes that import torch would be a long test of multiprocessing.
+    monkeypatch.setattr(bench, "_peak_memory_of", lambda *_: 1.5)
+    output = tmp_path / "bench.json"
+    shape = ["--batch-size", "2", "--length", "8", "--repeats", "2"]
+    assert main(["bench", "step", "--model", tiny, *shape, "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["kind"] for row in rows] == list(bench.KINDS)
+    assert rows[0]["ratio"] == 1
+    assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in rows)
+    assert "sequential" in capsys.readouterr().out
+
+
+def test_peak_memory_counts_the_activations(tiny):
+    small = bench._peak_memory("plain", tiny, 1, 2, 1)
+    large = bench._peak_memory("plain", tiny, 1500, 40, 1)
+    assert large > small + 50  # MiB; the tensors of one layer alone are larger
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths", "repeats", "message"),
+    [
+        ([1, 2], [8], 3, "2 batch sizes but 1 lengths"),
+        ([0], [8], 3, "at least 1"),
+        ([1], [8], 1, "repeats at least 2"),
+        ([1], [41], 2, "longer than the model's 40 positions"),
+    ],
+)
+def test_bad_arguments(tiny, sizes, lengths, repeats, message):
+    with pytest.raises(InputError, match=message):
+        bench.bench_step(tiny, sizes, lengths, repeats)
