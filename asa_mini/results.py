@@ -72,6 +72,29 @@ def summarise(runs: pd.DataFrame, splits: list[str]) -> pd.DataFrame:
     return frame.rename_axis(["method", "epochs"])
 
 
+def gains(runs: pd.DataFrame, split: str, base: tuple[str, float], epochs: float) -> pd.DataFrame:
+    """Accuracy on a split against a base run, seed by seed: what a method gains is a paired difference.
+
+    Args:
+        base: method and number of epochs to compare with, e.g. ("plain", 4.0).
+        epochs: compare the runs of this many epochs.
+
+    Returns:
+        Indexed by method: `points` gained, mean over the seeds that both have, and `ahead`, "2 of 3 seeds".
+    """
+    chosen = runs[runs["split"] == split]
+    table = chosen.pivot_table(index="seed", columns=["method", "epochs"], values="accuracy", sort=False)
+    rows = {}
+    for method, n in table.columns:
+        gain = (table[method, n] - table[base]).dropna()
+        if n == epochs and (method, n) != base and len(gain):
+            rows[method] = {
+                "points": f"{gain.mean():+.1f}",
+                "ahead": f"{(gain > 0).sum()} of {len(gain)} seeds",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
 def markdown_table(frame: pd.DataFrame) -> str:
     """A data frame as a Markdown table, its index first."""
     frame = frame.reset_index()

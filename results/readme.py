@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from asa_mini.results import markdown_table, read_runs, summarise
+from asa_mini.results import gains, markdown_table, read_runs, summarise
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
@@ -53,12 +53,26 @@ def step_cost() -> str:
     return markdown_table(pd.DataFrame.from_dict(table, orient="index").rename_axis(["B", "L", "step"]))
 
 
+def against_plain(runs: pd.DataFrame, epochs: float, longer: float) -> str:
+    """The question of this repository: `flipped` at equal steps, and at equal compute."""
+    steps = gains(runs, "flipped", ("plain", epochs), epochs)
+    compute = gains(runs, "flipped", ("plain", longer), epochs).drop("plain", errors="ignore")
+    table = steps.add_suffix(", equal steps").join(compute.add_suffix(", equal compute"))
+    return (
+        f"Points on `flipped` against plain training, {epochs:g} epochs each (equal steps), and against "
+        f"plain training for {longer:g} epochs, which costs about the same (equal compute):\n\n"
+        f"{markdown_table(table)}"
+    )
+
+
 def planted() -> str:
-    last = summarise(read_runs("planted"), PLANTED_SPLITS)
+    runs = read_runs("planted")
+    last = summarise(runs, PLANTED_SPLITS)
     best = read_runs("planted", "best")
     best = best[best["epochs"] == best["epochs"].max()]
     return (
         f"Accuracy in %, mean ± standard deviation over the seeds:\n\n{markdown_table(last)}\n\n"
+        f"{against_plain(runs, 3.0, 7.0)}\n\n"
         f"The longest runs again, with the weights of their lowest dev loss:\n\n"
         f"{markdown_table(summarise(best, PLANTED_SPLITS))}"
     )
@@ -66,7 +80,9 @@ def planted() -> str:
 
 def shortcut() -> str:
     bare = read_runs("shortcut_unplanted").assign(method="plain, trained without the word")
-    return markdown_table(summarise(pd.concat([bare, read_runs("shortcut")]), PLANTED_SPLITS))
+    runs = read_runs("shortcut")
+    table = markdown_table(summarise(pd.concat([bare, runs]), PLANTED_SPLITS))
+    return f"{table}\n\n{against_plain(runs, 2.0, 4.0)}"
 
 
 def sst2() -> str:

@@ -52,6 +52,19 @@ def test_summary_gives_mean_and_spread_over_seeds(folder):
     assert table.loc[("ASA 0.3", "4"), "iid"] == "90.0"  # no spread from a single seed
 
 
+def test_gains_are_paired_by_seed(folder):
+    rows = json.loads((folder / "made.json").read_text())["rows"]
+    rows += [
+        run("asa", 0.3, 2.0, 0, 0.7, 0),
+        run("asa", 0.3, 2.0, 1, 0.8, 0),
+        run("asa", 0.3, 2.0, 2, 0.1, 0),
+    ]
+    (folder / "made.json").write_text(json.dumps({"rows": rows}))
+    table = results.gains(results.read_runs("made"), "iid", ("plain", 2.0), 2.0)
+    # Seed 0 loses 10 points, seed 1 gains 20, seed 2 has nothing to be compared with.
+    assert table.loc["ASA 0.3"].to_dict() == {"points": "+5.0", "ahead": "1 of 2 seeds"}
+
+
 def test_markdown_table():
     frame = pd.DataFrame({"b": [1]}, index=pd.Index(["x"], name="a"))
     assert results.markdown_table(frame) == "| a | b |\n| --- | --- |\n| x | 1 |"
