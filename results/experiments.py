@@ -126,7 +126,9 @@ class Table:
         metrics = result.metrics
         last_epoch = metrics["terms"][-metrics["steps"] // round(config.epochs) :]
         row = {key: metrics[key] for key in ("config", "rows", "steps", "results", "by_epoch")}
-        row |= {key: metrics[key] for key in ("seconds_per_step", "train_seconds")}
+        # From the median, so that a machine that was paused or busy for a while does not count.
+        seconds = metrics["seconds_per_step"]
+        row |= {"seconds_per_step": seconds, "train_seconds": seconds * metrics["steps"]}
         if "kept_share" in last_epoch[0]:
             shares = [term["kept_share"] for term in last_epoch]
             row["kept_share_last_epoch"] = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
