@@ -70,9 +70,11 @@ def planted() -> str:
     last = summarise(runs, PLANTED_SPLITS)
     best = read_runs("planted", "best")
     best = best[best["epochs"] == best["epochs"].max()]
+    late = gains(runs, "flipped", ("plain", 7.0), 7.0)
     return (
         f"Accuracy in %, mean ± standard deviation over the seeds:\n\n{markdown_table(last)}\n\n"
         f"{against_plain(runs, 3.0, 7.0)}\n\n"
+        f"The same after 7 epochs each (equal steps):\n\n{markdown_table(late)}\n\n"
         f"The longest runs again, with the weights of their lowest dev loss:\n\n"
         f"{markdown_table(summarise(best, PLANTED_SPLITS))}"
     )
