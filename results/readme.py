@@ -60,7 +60,7 @@ def against_plain(runs: pd.DataFrame, epochs: float, longer: float) -> str:
     table = steps.add_suffix(", equal steps").join(compute.add_suffix(", equal compute"))
     return (
         f"Points on `flipped` against plain training, {epochs:g} epochs each (equal steps), and against "
-        f"plain training for {longer:g} epochs, which costs about the same (equal compute):\n\n"
+        f"plain training for {longer:g} epochs, which costs as much or a little more (equal compute):\n\n"
         f"{markdown_table(table)}"
     )
 
