@@ -11,8 +11,8 @@ from asa_mini.adversary import Adversary, keep_mask
 from asa_mini.attention import asa_attention
 from asa_mini.errors import AsaError
 from asa_mini.gradient_reversal import reverse_gradient
-from asa_mini.objective import asa_objective, symmetric_divergence
-from asa_mini.wrap import AsaConfig, AsaModel, AsaOutput, wrap
+from asa_mini.objective import AsaOutput, asa_objective, symmetric_divergence
+from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 __version__ = "0.1.0"
 

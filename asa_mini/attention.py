@@ -1,5 +1,7 @@
 """ASA attention: the one public function, and the dense reference that specifies it."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +9,8 @@ from torch import Tensor
 from asa_mini.adversary import keep_mask
 from asa_mini.errors import InputError
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "reference", "triton")
+MAX_DIM = 128  # head dimension of the triton backend
 MASKED_SCORE = -10000.0  # the reference's bias; exp(-10000) is exactly 0 in every float format
 
 
@@ -19,6 +22,7 @@ def asa_attention(
     adversary_k: Tensor,
     allowed: Tensor | None = None,
     *,
+    causal: bool = False,
     scaling: float | None = None,
     dropout: float = 0.0,
     gradient_reversal_scale: float = 1.0,
@@ -41,10 +45,12 @@ def asa_attention(
         adversary_q, adversary_k: (B, L, E), from an `Adversary`; the mask is shared by the H heads.
         allowed: boolean, True = key j may be seen from query i: (B, 1, L, L), or (B, 1, 1, L) for padding
             alone; B may be 1, for one mask that fits all. None allows everything.
+        causal: query i may see no key j > i, whatever `allowed` says.
         scaling: factor of Q K^T, 1/sqrt(D) by default.
         dropout: probability of dropping an attention weight.
         gradient_reversal_scale: strength of the reversal in front of the adversary.
-        backend: "reference" (dense, any device, any float type) or "auto" (the best one here).
+        backend: "reference" (dense, any device, any float type), "triton" (memory linear in L; an NVIDIA GPU,
+            D up to MAX_DIM, masks of padding or causality alone), or "auto": triton for tensors on a GPU.
 
     Returns:
         O (B, H, L, D), and the number of kept allowed units (B,), padded query rows included as in the
@@ -52,20 +58,37 @@ def asa_attention(
 
     Raises:
         InputError: unknown backend, shapes that do not fit, an `allowed` that is not boolean or that differs
-            between heads.
+            between heads, something that the chosen backend cannot do (it names the one that can).
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     _check_shapes(q, k, v, adversary_q, adversary_k, allowed)
     if scaling is None:
         scaling = q.shape[-1] ** -0.5
-    return reference_attention(
-        q, k, v, adversary_q, adversary_k, allowed, scaling, dropout, gradient_reversal_scale
+    if backend == "auto":
+        backend = "triton" if q.is_cuda else "reference"
+    compute = reference_attention if backend == "reference" else _triton_attention()
+    return compute(
+        q, k, v, adversary_q, adversary_k, allowed, causal, scaling, dropout, gradient_reversal_scale
     )
 
 
+def _triton_attention() -> Callable:
+    """The kernels, imported on first use: triton exists for Linux alone, and is slow to import."""
+    try:
+        from asa_mini.kernels import triton_attention
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise InputError(
+            "backend='triton' needs the triton package (Linux: pip install 'asa_mini[gpu]'); "
+            "backend='reference' works everywhere"
+        ) from error
+    return triton_attention
+
+
 def reference_attention(
-    q, k, v, adversary_q, adversary_k, allowed, scaling, dropout, gradient_reversal_scale
+    q, k, v, adversary_q, adversary_k, allowed, causal, scaling, dropout, gradient_reversal_scale
 ):
     """The equations of `asa_attention`, line by line; every tensor is dense."""
     groups = q.shape[1] // k.shape[1]
@@ -73,6 +96,9 @@ def reference_attention(
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, L, D)
 
     mask = keep_mask(adversary_q, adversary_k, gradient_reversal_scale)[:, None]  # (B, 1, L, L)
+    if causal:
+        past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+        allowed = past[None, None] if allowed is None else allowed & past  # (B or 1, 1, L, L)
     bias = MASKED_SCORE * (1 - mask)
     counted = mask
     if allowed is not None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from asa_mini.adversary import Adversary, keep_mask
-from asa_mini.attention import asa_attention
+from asa_mini.attention import MAX_DIM, asa_attention
 from asa_mini.errors import InputError
 
 SUPPORTED = (
@@ -76,13 +76,16 @@ class AdversaryHook:
 
 
 def _asa_attention_forward(
-    module, query, key, value, attention_mask, asa=None, adversary_projections=None, **kwargs
+    module, query, key, value, attention_mask, asa=None, adversary_projections=None, is_causal=None, **kwargs
 ):
     """The function behind attn_implementation="asa"; q, k, v: (B or 2B, H, L, D) -> (B or 2B, L, H, D)."""
     if isinstance(asa, _Probe) and all(kwargs.get(name) is None for name in UNKNOWN_TERMS):
         asa.modules.append(module)
+    # By the rules of sdpa_attention_forward; a mask with a row for each query holds everything already.
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal = causal and (attention_mask is None or attention_mask.shape[2] == 1)
     if adversary_projections is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return _plain_attention(module, query, key, value, attention_mask, causal, **kwargs)
 
     clean = None
     if asa.joint:
@@ -90,12 +93,8 @@ def _asa_attention_forward(
         clean_mask = attention_mask
         if attention_mask is not None and attention_mask.shape[0] > 1:  # else one mask for all examples
             clean_mask, attention_mask = attention_mask.chunk(2)
-        clean, _ = sdpa_attention_forward(module, clean_q, clean_k, clean_v, clean_mask, **kwargs)
+        clean, _ = _plain_attention(module, clean_q, clean_k, clean_v, clean_mask, causal, **kwargs)
 
-    length = query.shape[2]
-    causal = kwargs.get("is_causal")  # by the rules of sdpa_attention_forward
-    if attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal):
-        attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
     with torch.set_grad_enabled(asa.grad):
         output, kept = asa_attention(
             query,
@@ -103,27 +102,79 @@ def _asa_attention_forward(
             value,
             *adversary_projections,
             attention_mask,
+            causal=causal,
             scaling=kwargs.get("scaling"),
             dropout=kwargs.get("dropout", 0.0),
             gradient_reversal_scale=asa.gradient_reversal_scale,
             backend=asa.backend,
         )
         asa.kept_units.append(kept.mean())
-    asa.kept_share.append(kept.detach().sum() / _count_allowed(attention_mask, query))
+    asa.kept_share.append(kept.detach().sum() / _count_allowed(attention_mask, causal, query))
     if asa.record_masks:
         mask = keep_mask(*(x.detach() for x in adversary_projections))
+        mask = mask * _past(query)[0] if causal else mask
         asa.masks.append(mask if attention_mask is None else mask * attention_mask[:, 0])
     output = output.transpose(1, 2)  # (B, L, H, D)
     return (output if clean is None else torch.cat([clean, output])).contiguous(), None
 
 
-def _count_allowed(allowed: Tensor | None, query: Tensor) -> Tensor | int:
+def _plain_attention(module, query, key, value, attention_mask, causal, **kwargs):
+    """PyTorch's own attention, in which a mask replaces causality."""
+    if causal and attention_mask is not None:
+        attention_mask = attention_mask & _past(query)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=causal, **kwargs)
+
+
+def _past(query: Tensor) -> Tensor:
+    """(1, 1, L, L) boolean, True where key j is not in the future of query i."""
+    length = query.shape[2]
+    return torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+
+
+def _count_allowed(allowed: Tensor | None, causal: bool, query: Tensor) -> Tensor | int:
+    """Attention units of the batch that exist, from its (B or 1, 1, L or 1, L) mask."""
     batch, _, length, _ = query.shape
-    return batch * length * length if allowed is None else allowed.expand(batch, 1, length, length).sum()
+    if not causal:
+        return batch * length * length if allowed is None else allowed.expand(batch, 1, length, length).sum()
+    queries = torch.arange(length, 0, -1, device=query.device)  # key j is seen by the L - j queries from j on
+    return batch * queries.sum() if allowed is None else (queries * allowed.expand(batch, 1, 1, length)).sum()
+
+
+def key_mask(*, mask_function, attention_mask=None, q_length, kv_length, **options) -> Tensor | None:
+    """The mask function behind attn_implementation="asa": padding as (B, 1, 1, L), never as an L x L matrix.
+
+    None where nothing is padded. Causality is left to the attention function. Masks of other kinds (sliding
+    windows, packed sequences) come dense, (B, 1, L, L), from transformers.
+    """
+    skips = options.get("allow_is_bidirectional_skip") or options.get("allow_is_causal_skip")
+    plain = mask_function in (bidirectional_mask_function, causal_mask_function) and q_length == kv_length
+    fits = attention_mask is None or attention_mask.shape[-1] == kv_length
+    if not (plain and fits and skips):
+        return sdpa_mask(
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            q_length=q_length,
+            kv_length=kv_length,
+            **options,
+        )
+    if attention_mask is None or (not torch.compiler.is_compiling() and attention_mask.all()):
+        return None
+    return attention_mask.bool()[:, None, None]
+
+
+def choose_backend(wanted: str, model: PreTrainedModel) -> str:
+    """What "auto" means for a model where it is now: triton on a GPU, if the kernels can compute it."""
+    if wanted != "auto":
+        return wanted
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    fits = head_dim <= MAX_DIM and not windows and model.dtype != torch.float64
+    return "triton" if model.device.type == "cuda" and fits else "reference"
 
 
 AttentionInterface.register("asa", _asa_attention_forward)
-AttentionMaskInterface.register("asa", sdpa_mask)  # without it, padding would be attended to without a word
+AttentionMaskInterface.register("asa", key_mask)  # without it, padding would be attended to without a word
 
 
 def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from asa_mini.errors import InputError
 
@@ -61,6 +62,24 @@ def check_head(model: PreTrainedModel) -> None:
             f"{type(model).__name__} has no head whose loss asa_mini knows; load the encoder with one of "
             f"AutoModel{', AutoModel'.join((*HEADS, 'ForMultipleChoice'))}, or set model.loss_function"
         )
+
+
+@dataclass
+class AsaOutput(ModelOutput):
+    """What a wrapped model returns in training mode.
+
+    loss, task_loss, divergence: scalars. kept_units: scalar, attention units kept per example, summed over
+    the layers. kept_share: kept / allowed units, without gradient, one entry per attacked layer (per call,
+    where ALBERT calls one layer many times). logits, adversarial_logits: (B, ..., C).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    adversarial_logits: Tensor | None = None
+    task_loss: Tensor | None = None
+    divergence: Tensor | None = None
+    kept_units: Tensor | None = None
+    kept_share: Tensor | None = None
 
 
 @dataclass

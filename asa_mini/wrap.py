@@ -1,5 +1,6 @@
 """`wrap`: Adversarial Self-Attention around any Hugging Face encoder, without forking its code."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,14 +9,15 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from asa_mini.adversary import Adversary
 from asa_mini.attention import BACKENDS
 from asa_mini.errors import InputError
-from asa_mini.interface import AdversaryHook, AsaPass, find_self_attention
+from asa_mini.interface import AdversaryHook, AsaPass, choose_backend, find_self_attention
 from asa_mini.models import max_positions
-from asa_mini.objective import asa_objective, check_head, task_loss
+from asa_mini.objective import AsaOutput, asa_objective, check_head, task_loss
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,7 +32,8 @@ class AsaConfig:
         gradient_reversal_scale: strength of the reversal in front of the adversaries.
         joint_pass: run the clean and the adversarial half as one batch of 2B; False runs them one after the
             other. The result is the same.
-        backend: attention backend, see `asa_attention`.
+        backend: attention backend, see `asa_attention`; with "auto", a model with sliding windows uses the
+            reference on a GPU, too. `AsaModel.asa_backend` and the log say which it is.
     """
 
     temperature: float = 0.5
@@ -49,24 +52,6 @@ class AsaConfig:
             raise InputError(
                 f"unknown attention backend {self.backend!r}; choose one of {', '.join(BACKENDS)}"
             )
-
-
-@dataclass
-class AsaOutput(ModelOutput):
-    """What a wrapped model returns in training mode.
-
-    loss, task_loss, divergence: scalars. kept_units: scalar, attention units kept per example, summed over
-    the layers. kept_share: kept / allowed units, without gradient, one entry per attacked layer (per call,
-    where ALBERT calls one layer many times). logits, adversarial_logits: (B, ..., C).
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    adversarial_logits: Tensor | None = None
-    task_loss: Tensor | None = None
-    divergence: Tensor | None = None
-    kept_units: Tensor | None = None
-    kept_share: Tensor | None = None
 
 
 class AsaModel(nn.Module):
@@ -101,12 +86,18 @@ class AsaModel(nn.Module):
                 self.adversaries[str(index)] = adversary
             # Hooked even where no adversary is, so that a second wrap can see the first.
             self._hooks.append(module.register_forward_pre_hook(AdversaryHook(adversary), with_kwargs=True))
+        self._logged_backend = None
         self._wrapped = True  # the hooks themselves would break torch.compile's graph
         self.train(model.training)
 
     @property
     def config(self):
         return self.model.config
+
+    @property
+    def asa_backend(self) -> str:
+        """The attention backend of the adversarial pass: "reference" or "triton"."""
+        return choose_backend(self.asa_config.backend, self.model)
 
     @property
     def device(self) -> torch.device:
@@ -129,6 +120,9 @@ class AsaModel(nn.Module):
         super().train(mode)
         if self._wrapped:  # afterwards the model is no longer ours to change
             self._set_attention("asa" if mode else self._plain_attention)
+        if mode and self._wrapped and self._logged_backend != self.asa_backend:  # it may have moved to a GPU
+            self._logged_backend = self.asa_backend
+            logger.info("ASA attention backend: %s, on %s", self.asa_backend, self.device)
         return self
 
     def _check_wrapped(self) -> None:
@@ -211,7 +205,7 @@ class AsaModel(nn.Module):
 
     def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         config, batch = self.asa_config, {**batch, "return_dict": True}
-        asa = AsaPass(config.joint_pass, config.backend, config.gradient_reversal_scale)
+        asa = AsaPass(config.joint_pass, self.asa_backend, config.gradient_reversal_scale)
         if asa.joint:
             # What does not count the examples is shared by both halves, e.g. position_ids (1, L).
             both = {

@@ -1,12 +1,21 @@
 """Arguments of `asa_attention` for its tests: random, of any shape, and the two extreme masks."""
 
+import sys
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from asa_mini import asa_attention
+
+triton_only = pytest.mark.skipif(sys.platform != "linux", reason="triton exists for Linux only")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the kernels
+# What every backend has to do, every backend is asked to do.
+every_backend = pytest.mark.parametrize("backend", ["reference", pytest.param("triton", marks=triton_only)])
+# Relative to the largest entry; the kernels know no float64.
+TOLERANCES = {"reference": 1e-9, "triton": 1e-5}
 
 
 @dataclass
@@ -20,8 +29,15 @@ class Case:
     adversary_k: Tensor
     allowed: Tensor | None = None
 
-    def run(self, **options) -> tuple[Tensor, Tensor]:
-        return asa_attention(*arguments(self), **options)
+    def run(self, backend="reference", **options) -> tuple[Tensor, Tensor]:
+        """For triton, on its device, float64 computed in float32; the results come back as they went."""
+        given = arguments(self)
+        if backend == "triton":
+            given = [x if x is None else x.to(DEVICE) for x in given]
+            given = [x.float() if x is not None and x.dtype == torch.float64 else x for x in given]
+        output, kept = asa_attention(*given, backend=backend, **options)
+        kept_dtype = torch.promote_types(self.adversary_q.dtype, torch.float32)
+        return output.to(self.q), kept.to("cpu", kept_dtype)
 
     def gradients(self, names: str = "q k v adversary_q adversary_k", **options) -> dict[str, Tensor]:
         """Of a scalar that weighs every output and the kept units differently."""
@@ -90,5 +106,11 @@ def mask_everything(case: Case) -> Case:
     return replace(case, adversary_q=ones, adversary_k=-ones)
 
 
-def close(a: Tensor, b: Tensor, **tolerances) -> None:
-    torch.testing.assert_close(a, b, **(tolerances or dict(rtol=1e-9, atol=1e-9)))
+def close(a: Tensor, b: Tensor, backend: str = "reference", name: str = "") -> None:
+    """Equal up to the backend's rounding, relative to the largest entry.
+
+    It counts as at least 1, or 1000 for the adversary's gradient: 10000 times the scores', where these cancel.
+    """
+    unit = 1000.0 if name.startswith("adversary") else 1.0
+    atol = TOLERANCES[backend] * max(unit, b.abs().max().item())
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)

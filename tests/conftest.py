@@ -1,6 +1,11 @@
-"""Before torch is imported anywhere: tiny tensors are slower on many threads than on one."""
+"""Before torch is imported anywhere."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # reaches the processes that tests start, too
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors are slower on many threads; reaches started processes, too
 os.environ["MPLBACKEND"] = "agg"
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # the kernels run on the CPU, one program after the other

@@ -11,6 +11,7 @@ from attention_cases import (
     arguments,
     cases,
     close,
+    every_backend,
     keep_everything,
     make,
     mask_everything,
@@ -20,34 +21,41 @@ from attention_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asa_mini import asa_attention
 from asa_mini.adversary import keep_mask
 from asa_mini.errors import InputError
 
-some = settings(max_examples=30, deadline=None)
+some = settings(max_examples=8, deadline=None)
 
 
-def test_by_hand():
+@every_backend
+def test_by_hand(backend):
     def column(*values):
         return torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1)
 
     # Signs of s:  row 0: + - +   row 1: - + -   row 2: 0 0 0, which is masked, because s > 0 is needed.
     adversary_q, adversary_k = column(1, -1, 0), column(1, -1, 1)
     q, k, v = (x[None] for x in (column(1, 2, 0), column(math.log(2), 5, 0), column(3, 7, 9)))
-    output, kept = asa_attention(q, k, v, adversary_q, adversary_k, scaling=1.0)
+    case = Case(q, k, v, adversary_q, adversary_k)
+    output, kept = case.run(backend, scaling=1.0)
     # Row 0: weights 2 : 1 on 3 and 9.  Row 1: its only kept unit.  Row 2: all masked, so uniform.
-    close(output, column(5, 7, 19 / 3)[None])
-    close(kept, torch.tensor([3.0], dtype=torch.float64))
+    close(output, column(5, 7, 19 / 3)[None], backend)
+    close(kept, torch.tensor([3.0], dtype=torch.float64), backend)
 
-    allowed = torch.tensor([True, True, False])[None, None, None]  # the last token is padding
-    output, kept = asa_attention(q, k, v, adversary_q, adversary_k, allowed, scaling=1.0)
-    close(output, column(3, 7, 5)[None])
-    close(kept, torch.tensor([2.0], dtype=torch.float64))
+    case.allowed = torch.tensor([True, True, False])[None, None, None]  # the last token is padding
+    output, kept = case.run(backend, scaling=1.0)
+    close(output, column(3, 7, 5)[None], backend)
+    close(kept, torch.tensor([2.0], dtype=torch.float64), backend)
+
+    output, kept = case.run(backend, scaling=1.0, causal=True)
+    # Row 0 sees the first key alone, rows 1 and 2 as before, because the third token is padding.
+    close(output, column(3, 7, 5)[None], backend)
+    close(kept, torch.tensor([2.0], dtype=torch.float64), backend)
 
 
+@every_backend
 @some
 @given(padded_cases())
-def test_padded_keys_cannot_matter(case):
+def test_padded_keys_cannot_matter(backend, case):
     padded = ~case.allowed[:, 0, 0]  # (B, L)
     loud = replace(
         case,
@@ -55,69 +63,81 @@ def test_padded_keys_cannot_matter(case):
         v=case.v.masked_fill(padded[:, None, :, None], -70.0),
         adversary_k=case.adversary_k.masked_fill(padded[..., None], 30.0),
     )
-    for ours, theirs in zip(case.run(), loud.run(), strict=True):
-        close(ours, theirs)
-    quiet, loud = case.gradients(), loud.gradients()
+    for ours, theirs in zip(case.run(backend), loud.run(backend), strict=True):
+        close(ours, theirs, backend)
+    quiet, loud = case.gradients(backend=backend), loud.gradients(backend=backend)
     for name in quiet:
-        close(quiet[name], loud[name], rtol=1e-7, atol=1e-7)
+        close(quiet[name], loud[name], backend, name)
     for name in ("k", "v"):
         assert not quiet[name].transpose(1, 2)[padded].any()
     assert not quiet["adversary_k"][padded].any()
 
 
+@every_backend
 @some
-@given(cases(), st.sampled_from(["none", "padding", "causal", "per query"]), st.integers(0, 10**6))
-def test_nothing_masked_is_ordinary_attention(case, kind, seed):
+@given(cases(), st.booleans(), st.booleans(), st.integers(0, 10**6))
+def test_nothing_masked_is_ordinary_attention(backend, case, padded, causal, seed):
+    batch, _, length, _ = case.q.shape
+    case = keep_everything(case)
+    case.allowed = padding(batch, length, seed).flip(-1) if padded else None  # left: rows without keys
+    allowed = torch.ones(batch, 1, length, length, dtype=torch.bool)
+    allowed = allowed if case.allowed is None else allowed & case.allowed
+    allowed = allowed.tril() if causal else allowed
+    check_ordinary_attention(case, allowed, backend=backend, causal=causal)
+
+
+@some
+@given(cases(), st.integers(0, 10**6))
+def test_any_mask_by_query(case, seed):
     batch, _, length, _ = case.q.shape
     generator = torch.Generator().manual_seed(seed)
     case = keep_everything(case)
-    case.allowed = {
-        "none": None,
-        "padding": padding(batch, length, seed),
-        "causal": torch.ones(1, 1, length, length, dtype=torch.bool).tril(),
-        "per query": torch.rand(batch, 1, length, length, generator=generator)
-        > 0.5,  # also rows without keys
-    }[kind]
+    case.allowed = torch.rand(batch, 1, length, length, generator=generator) > 0.5
+    check_ordinary_attention(case, case.allowed)
 
+
+def check_ordinary_attention(case, allowed, backend="reference", **options):
     def plain(q, k, v):
-        return F.scaled_dot_product_attention(q, k, v, case.allowed, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=True)
 
-    output, kept = case.run()
-    close(output, plain(case.q, case.k, case.v))
-    everything = torch.ones(batch, 1, length, length, dtype=torch.bool)
-    allowed = everything if case.allowed is None else everything & case.allowed
+    output, kept = case.run(backend, **options)
+    close(output, plain(case.q, case.k, case.v), backend)
     assert torch.equal(kept, allowed.sum(dim=(1, 2, 3)).double())
 
     leaves = [x.detach().requires_grad_() for x in (case.q, case.k, case.v)]
     weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
     theirs = torch.autograd.grad((plain(*leaves) * weights).sum(), leaves)
-    for ours, expected in zip(case.gradients("q k v").values(), theirs, strict=True):
-        close(ours, expected)
+    gradients = case.gradients("q k v", backend=backend, **options)
+    for ours, expected in zip(gradients.values(), theirs, strict=True):
+        close(ours, expected, backend)
 
 
+@every_backend
 @pytest.mark.parametrize("scaling", [None, 0.2])
-def test_scaling(scaling):
+def test_scaling(backend, scaling):
     case = keep_everything(make())
-    output, _ = case.run(scaling=scaling)
-    close(output, F.scaled_dot_product_attention(case.q, case.k, case.v, scale=scaling))
+    output, _ = case.run(backend, scaling=scaling)
+    close(output, F.scaled_dot_product_attention(case.q, case.k, case.v, scale=scaling), backend)
 
 
+@every_backend
 @some
 @given(padded_cases())
-def test_everything_masked_is_uniform_over_the_real_tokens(case):
+def test_everything_masked_is_uniform_over_the_real_tokens(backend, case):
     case = mask_everything(case)
-    output, kept = case.run()
+    output, kept = case.run(backend)
     weights = case.allowed.double() / case.allowed.sum(-1, keepdim=True)  # (B, 1, 1, L)
     v = case.v.repeat_interleave(case.q.shape[1] // case.v.shape[1], dim=1)
-    close(output, (weights @ v).expand_as(output))
+    close(output, (weights @ v).expand_as(output), backend)
     assert not kept.any()
-    gradients = case.gradients("q k")
+    gradients = case.gradients("q k", backend=backend)
     assert not gradients["q"].any() and not gradients["k"].any()  # scores are switched off, not moved
 
 
+@every_backend
 @some
 @given(padded_cases(), st.randoms(use_true_random=False))
-def test_permuting_the_keys_permutes_nothing_else(case, random):
+def test_permuting_the_keys_permutes_nothing_else(backend, case, random):
     order = list(range(case.q.shape[2]))
     random.shuffle(order)
     permuted = Case(
@@ -128,38 +148,40 @@ def test_permuting_the_keys_permutes_nothing_else(case, random):
         case.adversary_k[:, order],
         case.allowed[..., order],
     )
-    for ours, theirs in zip(case.run(), permuted.run(), strict=True):
-        close(ours, theirs)
+    for ours, theirs in zip(case.run(backend), permuted.run(backend), strict=True):
+        close(ours, theirs, backend)
 
 
+@every_backend
 @some
 @given(cases())
-def test_grouped_queries_equal_repeated_heads(case):
+def test_grouped_queries_equal_repeated_heads(backend, case):
     groups = case.q.shape[1] // case.k.shape[1]
     repeated = replace(
         case, k=case.k.repeat_interleave(groups, dim=1), v=case.v.repeat_interleave(groups, dim=1)
     )
-    for ours, theirs in zip(case.run(), repeated.run(), strict=True):
-        close(ours, theirs)
-    ours, theirs = case.gradients(), repeated.gradients()
+    for ours, theirs in zip(case.run(backend), repeated.run(backend), strict=True):
+        close(ours, theirs, backend)
+    ours, theirs = case.gradients(backend=backend), repeated.gradients(backend=backend)
     for name in ("k", "v"):  # the gradient of a shared head is the sum over its copies
         theirs[name] = theirs[name].unflatten(1, (-1, groups)).sum(2)
     for name in ours:
-        close(ours[name], theirs[name], rtol=1e-7, atol=1e-7)
+        close(ours[name], theirs[name], backend, name)
 
 
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_rows_without_allowed_key_are_zero(dtype):
+def test_rows_without_allowed_key_are_zero(backend, dtype):
     case = make(dtype=dtype)
-    case.allowed = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril()
-    case.allowed[0, 0, 2] = False
+    case.allowed = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    case.allowed[0, ..., 0] = False  # the first query of a causal model sees this key alone
     case.allowed[1] = False
-    output, kept = case.run()
-    assert not output[0, :, 2].any() and not output[1].any() and kept[1] == 0
-    assert output[0, :, 0].any()
-    gradients = case.gradients()
+    output, kept = case.run(backend, causal=True)
+    assert not output[0, :, 0].any() and not output[1].any() and kept[1] == 0
+    assert output[0, :, 1].any()
+    gradients = case.gradients(backend=backend, causal=True)
     assert all(gradient.isfinite().all() for gradient in gradients.values())
-    assert not gradients["q"][0, :, 2].any() and not gradients["q"][1].any()
+    assert not gradients["q"][0, :, 0].any() and not gradients["q"][1].any()
     assert not gradients["adversary_q"][1].any()
 
 
@@ -179,9 +201,10 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda q, k, v: replace(case, q=q, k=k, v=v).run()[0], leaves)
 
 
+@every_backend
 @some
 @given(padded_cases(), st.floats(0, 3))
-def test_adversary_gradient_by_hand(case, scale):
+def test_adversary_gradient_by_hand(backend, case, scale):
     """Written out from the equations, since finite differences know no straight-through rule."""
     groups = case.q.shape[1] // case.k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) for x in (case.k, case.v))
@@ -196,12 +219,15 @@ def test_adversary_gradient_by_hand(case, scale):
     d_p = torch.einsum("bhid,bhjd->bhij", d_output, v)
     jacobian = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]  # of the softmax, (B, H, L, L, L)
     d_scores = torch.einsum("bhijk,bhij->bhik", jacobian, d_p)
-    d_mask = 10000 * d_scores.sum(1) + 0.3 * allowed  # through the attention, and through the kept units
+    d_mask = (
+        10000 * d_scores.sum(1) + 0.3 * allowed.double()
+    )  # through the attention, and through the kept units
     d_s = -scale * d_mask * s.sigmoid() * (1 - s.sigmoid()) / math.sqrt(width)
 
-    ours = case.gradients("adversary_q adversary_k", gradient_reversal_scale=scale)
-    close(ours["adversary_q"], d_s @ case.adversary_k, rtol=1e-7, atol=1e-7)
-    close(ours["adversary_k"], d_s.mT @ case.adversary_q, rtol=1e-7, atol=1e-7)
+    ours = case.gradients("adversary_q adversary_k", backend=backend, gradient_reversal_scale=scale)
+    theirs = {"adversary_q": d_s @ case.adversary_k, "adversary_k": d_s.mT @ case.adversary_q}
+    for name in theirs:
+        close(ours[name], theirs[name], backend, name)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
@@ -216,7 +242,7 @@ def test_low_precision_with_padding(dtype, tolerance):
     assert output.dtype == dtype
     # The same mask in both precisions: no s of this example is near zero.
     assert torch.equal(kept.double(), high.run()[1])
-    close(output.double(), high.run()[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(output.double(), high.run()[0], rtol=tolerance, atol=tolerance)
     for gradient in low.gradients().values():
         assert gradient.isfinite().all()
 
@@ -248,12 +274,13 @@ def test_auto_is_the_reference_on_the_cpu():
     assert torch.equal(case.run(backend="auto")[0], case.run(backend="reference")[0])
 
 
-def test_mask_is_shared_by_all_heads():
-    case = make(kv_heads=3, length=6)
+@every_backend
+def test_mask_is_shared_by_all_heads(backend):
+    case = make(kv_heads=3, length=6, dim=6)
     case.v = torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6)  # so that the output is the weights
     mask = keep_mask(case.adversary_q, case.adversary_k).bool()
     some_left = mask.any(-1)
-    weights = case.run()[0]
+    weights = case.run(backend)[0]
     for head in range(3):
         assert torch.equal((weights[:, head] > 0)[some_left], mask[some_left])
 
@@ -280,5 +307,5 @@ def test_bad_input(change, message):
 
 
 def test_unknown_backend():
-    with pytest.raises(InputError, match=r"unknown attention backend 'flash'.*auto, reference"):
+    with pytest.raises(InputError, match=r"unknown attention backend 'flash'.*auto, reference, triton"):
         make().run(backend="flash")

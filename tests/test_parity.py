@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from attention_cases import every_backend
 from safetensors.torch import load_file
 
 import asa_mini
@@ -19,7 +20,7 @@ CASES = sorted(path.parent for path in FIXTURES.glob("*/case.json"))
 class Case:
     """A wrapped model with the case's weights, its batch, and what the authors' code answered."""
 
-    def __init__(self, folder: Path, joint: bool):
+    def __init__(self, folder: Path, joint: bool, backend: str = "reference"):
         self.case = json.loads((folder / "case.json").read_text())
         self.batch = load_file(folder / "inputs.safetensors")
         self.expected = load_file(folder / "expected.safetensors")
@@ -33,7 +34,7 @@ class Case:
         }
         model.load_state_dict(plain)
         self.wrapped = asa_mini.wrap(
-            model, asa_mini.AsaConfig(temperature=self.case["tau"], joint_pass=joint)
+            model, asa_mini.AsaConfig(temperature=self.case["tau"], joint_pass=joint, backend=backend)
         )
         self.wrapped.adversaries.load_state_dict(
             {k.removeprefix(self.prefix): v for k, v in weights.items() if k.startswith(self.prefix)}
@@ -59,9 +60,10 @@ def test_there_are_fixtures():
     assert CASES, f"no case.json below {FIXTURES}"
 
 
+@every_backend
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
-def test_values_and_gradients(folder, joint):
-    case = Case(folder, joint)
+def test_values_and_gradients(backend, folder, joint):
+    case = Case(folder, joint, backend)
     out = case.wrapped(**case.batch)
     for ours, theirs in [
         (out.logits, "logits"),

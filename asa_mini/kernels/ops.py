@@ -1,0 +1,218 @@
+"""The kernels as two PyTorch operators, forward and backward, which autograd and torch.compile know."""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from asa_mini.kernels.adversary import mask_gradient_kernel, mask_kernel
+from asa_mini.kernels.flash import (
+    delta_kernel,
+    forward_kernel,
+    key_value_gradient_kernel,
+    query_gradient_kernel,
+)
+
+# Rows of the adversary's score gradient that exist at one time: B rows L numbers, at most this many bytes.
+CHUNK_BYTES = 2**28
+
+
+@torch.library.custom_op("asa_mini::attention", mutates_args=())
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    adversary_q: Tensor,
+    adversary_k: Tensor,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    scaling: float,
+    dropout: float,
+    reversal: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The forward pass.
+
+    Args:
+        q: (B, L, H, D), contiguous. k, v: (B, L, Hkv, D), contiguous. One float type for all five.
+        adversary_q, adversary_k: (B, L, E), contiguous.
+        key_mask: (B, L) boolean, or None.
+        seed: (1,) int64, of the dropout; None for no dropout.
+        reversal: of the gradient into the adversary.
+
+    Returns:
+        out (B, L, H, D); kept units (B,), float32; and what the backward pass needs: log2 of the softmax's
+        denominators (B, H, L), the packed mask (B, L, L/32), kept units by row (B, L).
+    """
+    batch, length, heads, dim = q.shape
+    width = adversary_q.shape[-1]
+    n_words = triton.cdiv(length, 32)
+    tiles = tile_sizes(q)
+    precision = _precision()
+
+    mask_tiles = tiles["mask"]
+    n_tiles = triton.cdiv(length, mask_tiles["N"])
+    words = q.new_empty(batch, length, n_words, dtype=torch.int32)
+    counts = q.new_empty(batch, n_tiles, length, dtype=torch.int32)
+    mask_kernel[triton.cdiv(length, mask_tiles["M"]), n_tiles, batch](
+        adversary_q, adversary_k, key_mask, words, counts, length, n_words,
+        E=width, CAUSAL=causal, PRECISION=precision, **mask_tiles,
+    )  # fmt: skip
+    row_kept = counts.sum(1, dtype=torch.int32)
+
+    out = torch.empty_like(q)
+    lse = q.new_empty(batch, heads, length, dtype=torch.float32)
+    forward_kernel[triton.cdiv(length, tiles["forward"]["M"]), batch * heads](
+        q, k, v, key_mask, words, row_kept, seed, out, lse,
+        length, n_words, heads, k.shape[2], scaling * math.log2(math.e), dropout,
+        D=dim, CAUSAL=causal, PRECISION=precision, **tiles["forward"],
+    )  # fmt: skip
+    return out, row_kept.sum(1).float(), lse, words, row_kept
+
+
+@attention.register_fake
+def _(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal):
+    batch, length, heads, _ = q.shape
+    return (
+        torch.empty_like(q),
+        q.new_empty(batch, dtype=torch.float32),
+        q.new_empty(batch, heads, length, dtype=torch.float32),
+        q.new_empty(batch, length, (length + 31) // 32, dtype=torch.int32),
+        q.new_empty(batch, length, dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op("asa_mini::attention_backward", mutates_args=())
+def attention_backward(
+    d_out: Tensor,
+    d_kept: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    adversary_q: Tensor,
+    adversary_k: Tensor,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    words: Tensor,
+    row_kept: Tensor,
+    causal: bool,
+    scaling: float,
+    dropout: float,
+    reversal: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B,)."""
+    batch, length, heads, dim = q.shape
+    kv_heads, n_words = k.shape[2], words.shape[2]
+    tiles = tile_sizes(q)
+    options = dict(CAUSAL=causal, PRECISION=_precision())
+    scale2 = scaling * math.log2(math.e)
+
+    delta = torch.empty_like(lse)
+    grid = triton.cdiv(length, tiles["delta"]["M"]), batch * heads
+    delta_kernel[grid](out, d_out, delta, length, heads, D=dim, **tiles["delta"])
+
+    d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    inputs = (q, k, v, d_out, lse, delta, key_mask, words, row_kept, seed)
+    numbers = (length, n_words, heads, kv_heads, scale2, scaling, dropout)
+    grid = triton.cdiv(length, tiles["query"]["M"]), batch * heads
+    query_gradient_kernel[grid](*inputs, d_q, *numbers, D=dim, **options, **tiles["query"])
+    grid = triton.cdiv(length, tiles["key_value"]["N"]), batch * kv_heads
+    key_value_gradient_kernel[grid](*inputs, d_k, d_v, *numbers, D=dim, **options, **tiles["key_value"])
+
+    # The adversary's score gradient s is the one L x L matrix in memory, so it is made some rows at a time.
+    mask_tiles = tiles["mask_gradient"]
+    padded = triton.cdiv(length, 64) * 64  # rows that start at a round address, for the matrix products
+    row_bytes = batch * padded * adversary_q.element_size()
+    step = max(CHUNK_BYTES // row_bytes // mask_tiles["M"], 1) * mask_tiles["M"]
+    d_adversary_q = torch.empty_like(adversary_q)
+    d_adversary_k = torch.zeros_like(adversary_k, dtype=torch.float32)
+    for first_row in range(0, length, step):
+        chunk = min(step, length - first_row)
+        d_s = adversary_q.new_empty(batch, chunk, padded)
+        grid = triton.cdiv(chunk, mask_tiles["M"]), triton.cdiv(length, mask_tiles["N"]), batch
+        mask_gradient_kernel[grid](
+            q, k, v, d_out, lse, delta, adversary_q, adversary_k, d_kept, key_mask, words, row_kept, seed,
+            d_s, first_row, chunk, padded, length, n_words, heads, kv_heads, scale2, dropout, reversal,
+            D=dim, E=adversary_q.shape[-1], **options, **mask_tiles,
+        )  # fmt: skip
+        d_s, rows = d_s[..., :length], slice(first_row, first_row + chunk)
+        d_adversary_q[:, rows] = d_s @ adversary_k  # (B, chunk, L) x (B, L, E) -> (B, chunk, E)
+        d_adversary_k += d_s.mT @ adversary_q[:, rows]  # (B, L, chunk) x (B, chunk, E) -> (B, L, E)
+    return d_q, d_k, d_v, d_adversary_q, d_adversary_k.to(adversary_k.dtype)
+
+
+@attention_backward.register_fake
+def _(d_out, d_kept, q, k, v, adversary_q, adversary_k, *_):
+    return tuple(torch.empty_like(x) for x in (q, k, v, adversary_q, adversary_k))
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.causal, ctx.scaling, ctx.dropout, ctx.reversal = inputs
+    out, _, lse, words, row_kept = output
+    ctx.save_for_backward(*tensors, out, lse, words, row_kept)
+    ctx.mark_non_differentiable(lse, words, row_kept)
+
+
+def _backward(ctx, d_out, d_kept, *_):
+    # The gradient of a sum or a mean is one number with strides of 0; kernels count in elements.
+    given = d_out.contiguous(), d_kept.contiguous(), *ctx.saved_tensors
+    gradients = attention_backward(*given, ctx.causal, ctx.scaling, ctx.dropout, ctx.reversal)
+    return (*gradients, *[None] * 6)
+
+
+attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _precision() -> str:
+    """How float32 products are computed: as exact, or as rounded, as PyTorch's own are set to be.
+
+    tf32x3 splits each factor in two, and is exact to about the last bit; plain float32 arithmetic ("ieee")
+    would leave the tensor cores idle and spill the accumulators out of the registers.
+    """
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
+    """Keywords of every kernel: M queries x N keys in a tile, width of its other side, warps and stages.
+
+    Chosen by compiling: the largest that leave the accumulators in registers and fit into the 99 KiB of
+    shared memory that Ampere's and Ada's consumer cards have.
+    """
+    dim = max(16, triton.next_power_of_2(q.shape[-1]))
+    if q.element_size() == 2 and dim <= 64:
+        sizes = {
+            "mask": (128, 128, 8, 2),
+            "forward": (128, 64, 8, 3),
+            "query": (128, 64, 8, 2),
+            "key_value": (64, 128, 8, 2),
+            "mask_gradient": (128, 64, 8, 2),
+        }
+    elif q.element_size() == 2:
+        sizes = {
+            "mask": (128, 128, 8, 2),
+            "forward": (128, 64, 8, 2),
+            "query": (64, 64, 4, 2),
+            "key_value": (32, 64, 4, 2),
+            "mask_gradient": (64, 64, 4, 1),
+        }
+    else:
+        sizes = {
+            "mask": (64, 64, 4, 2),
+            "forward": (32, 32, 8, 1),
+            "query": (32, 32, 8, 1),
+            "key_value": (32, 32, 8, 1),
+            "mask_gradient": (64, 32, 8, 1),
+        }
+    tiles = {
+        name: dict(
+            M=m, N=n, BLOCK_D=dim, BLOCK_E=64 // q.element_size() * 2, num_warps=warps, num_stages=stages
+        )
+        for name, (m, n, warps, stages) in sizes.items()
+    }
+    del tiles["mask"]["BLOCK_D"]
+    for name in ("forward", "query", "key_value"):
+        del tiles[name]["BLOCK_E"]
+    return {**tiles, "delta": dict(M=64, BLOCK_D=dim, num_warps=4)}

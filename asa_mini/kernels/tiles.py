@@ -1,0 +1,84 @@
+"""The small steps that all kernels share. A tile is a block of attention units, held by one program.
+
+Index tensors come expanded, so that every step serves a tile and its transpose alike: i (M, 1) and j (1, N),
+or i (1, M) and j (N, 1). What lies beyond the edges of a tensor is read as zero and never written.
+"""
+
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+WORD = tl.constexpr(32)  # attention units per word of the packed mask
+
+
+@triton.jit
+def load_rows(tensor, rows, columns, row_stride, n_rows, n_columns):
+    """(R, C) tile of a matrix whose rows are `row_stride` elements apart."""
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    return tl.load(tensor + rows[:, None] * row_stride + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(tensor, tile, rows, columns, row_stride, n_rows, n_columns):
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    target = tensor + rows[:, None] * row_stride + columns[None, :]
+    tl.store(target, tile.to(tensor.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def allowed_units(key_mask, i, j, length, CAUSAL: tl.constexpr):
+    """True where query i may see key j: a real token, not in the future of a causal model."""
+    allowed = (i < length) & (j < length)
+    if key_mask is not None:
+        allowed = allowed & (tl.load(key_mask + j, mask=j < length, other=0) != 0)
+    if CAUSAL:
+        allowed = allowed & (i >= j)
+    return allowed
+
+
+@triton.jit
+def kept_units(words, i, j, first_key, length, n_words, N: tl.constexpr):
+    """Unpack the adversary's mask for N keys: unit (i, j) is bit j % 32 of word (i, j // 32).
+
+    A thread reads each word once and shifts it to all its keys.
+    """
+    first_word = first_key // WORD
+    bits = tl.zeros_like(i + j)
+    for word in tl.static_range(N // WORD):
+        inside = (i < length) & (first_word + word < n_words)
+        packed = tl.load(words + i * n_words + first_word + word, mask=inside, other=0)
+        bits = tl.where((j - first_key) // WORD == word, packed >> (j % WORD), bits)
+    return (bits & 1) != 0
+
+
+@triton.jit
+def masked_scores(scores, kept, allowed, row_kept):
+    """What the softmax sees. A row with nothing kept attends uniformly to all that it is allowed to see."""
+    return tl.where(kept, scores, tl.where((row_kept == 0) & allowed, 0.0, float("-inf")))
+
+
+@triton.jit
+def drop(tile, seed, i, j, sequence_head, dropout):
+    """Dropout of the attention weights, or of their gradient; `seed` None means no dropout.
+
+    Philox of (i, j, which head of which sequence) says the same wherever it is asked, so the backward pass
+    asks again instead of keeping B H L L bits.
+    """
+    if seed is not None:
+        random, _, _, _ = tl.philox(tl.load(seed), j, i, sequence_head, 0, 7)  # 7 rounds pass BigCrush
+        survives = random.to(tl.float32) * 2.3283064365386963e-10 >= dropout  # 2^-32: [0, 2^32) to [0, 1]
+        tile = tl.where(survives, tile / (1 - dropout), 0.0)
+    return tile
+
+
+INTERPRETED = tl.constexpr(isinstance(drop, InterpretedFunction))  # TRITON_INTERPRET=1: on the CPU, slowly
+
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr):
+    """a @ b in float32; PRECISION says what float32 inputs may be rounded to."""
+    if (
+        INTERPRETED
+    ):  # its dot multiplies the bit patterns of bfloat16 (triton issue 11584); in float32 it is exact
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision=PRECISION)

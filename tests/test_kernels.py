@@ -1,0 +1,268 @@
+"""The Triton kernels where they differ from the reference in kind: rounding, tiles, dropout, determinism.
+
+What both backends share is in test_attention. Without a GPU the kernels run interpreted, on the CPU.
+"""
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from attention_cases import DEVICE, Case, arguments, make, triton_only
+from torch import Tensor
+
+from asa_mini import asa_attention, attention
+from asa_mini.adversary import keep_mask
+from asa_mini.errors import InputError
+
+pytestmark = triton_only
+LOW = (torch.float16, torch.bfloat16)
+PADDINGS = ("none", "right", "left", "holes", "one sequence gone")
+
+
+def padded(kind: str, batch: int, length: int) -> Tensor | None:
+    """(B, 1, 1, L) with about a third of the tokens padding."""
+    at = torch.arange(length).repeat(batch, 1)
+    masks = {
+        "none": None,
+        "right": at <= 2 * length // 3,
+        "left": at >= length // 3,
+        "holes": (at * 7 + torch.arange(batch)[:, None]) % 3 > 0,
+        "one sequence gone": (at >= 0) & (torch.arange(batch)[:, None] > 0),
+    }
+    return None if masks[kind] is None else masks[kind][:, None, None]
+
+
+def random_case(
+    length: int, dtype=torch.float32, padding="right", groups=1, dim=24, width=40, seed=0
+) -> Case:
+    """Scores of every size, one row with everything masked, and one with everything kept."""
+    case = make(2, 2, groups, length, dim, width, seed=seed, dtype=dtype)
+    case.q = 2 * case.q
+    case.adversary_k[..., 0] = 1
+    case.adversary_q[:, length // 2] = 0
+    case.adversary_q[:, -1] = 0
+    case.adversary_q[:, -1, 0] = 1
+    case.allowed = padded(padding, 2, length)
+    return case
+
+
+def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """Of each tensor: largest difference, relative to the largest entry.
+
+    The adversary's gradient is 10000 times the scores', so 1000 is its usual size here; where terms cancel,
+    as in a row with one key, their rounding still counts.
+    """
+    scales = {
+        name: max(x.abs().max().item(), 1000.0 * name.startswith("adversary")) for name, x in exact.items()
+    }
+    return {
+        name: (found[name].double() - x).abs().max().item() / (scales[name] or 1) for name, x in exact.items()
+    }
+
+
+def everything(case: Case, **options) -> dict[str, Tensor]:
+    output, kept = case.run(**options)
+    return {"output": output, "kept": kept, **case.gradients(**options)}
+
+
+def assert_as_exact_as_the_reference(case: Case, **options) -> None:
+    """Measured against float64, the kernels may err as the dense reference does in the same precision."""
+    exact = Case(*(x.double() for x in arguments(case)[:5]), case.allowed)
+    exact = everything(exact, **options)
+    ours = errors(everything(case, backend="triton", **options), exact)
+    theirs = errors(everything(case, **options), exact)
+    assert ours["kept"] == 0
+    # The interpreter cuts bfloat16 off where a GPU rounds: twice the error. The 8 eps: the backward pass
+    # starts from the output as it was rounded, where the reference, in a row of one key, is exact by luck.
+    factor = 4 if DEVICE == "cpu" and case.q.dtype == torch.bfloat16 else 2
+    for name, error in ours.items():
+        bound = factor * theirs[name] + 8 * torch.finfo(case.q.dtype).eps
+        assert error <= bound, f"{name}: error {error:.1e}, bound {bound:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+@pytest.mark.parametrize("length", [1, 5, 33, 64, 127, 200])
+def test_error_bounded_by_the_references_own(length, dtype):
+    assert_as_exact_as_the_reference(random_case(length, dtype))
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_anywhere(padding, causal):
+    assert_as_exact_as_the_reference(random_case(70, padding=padding, groups=2), causal=causal)
+
+
+@pytest.mark.parametrize("dim", [16, 32, 80, 128])
+def test_head_dimensions(dim):
+    assert_as_exact_as_the_reference(random_case(40, dim=dim, dtype=torch.bfloat16), causal=True)
+
+
+def test_options_reach_the_kernels():
+    assert_as_exact_as_the_reference(random_case(40), scaling=0.7, gradient_reversal_scale=0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_mask_is_the_references_except_at_zero(dtype):
+    from asa_mini.kernels.ops import attention as operator
+
+    case = random_case(127, dtype)
+    q, k, v = (x.to(DEVICE).transpose(1, 2).contiguous() for x in (case.q, case.k, case.v))
+    projections = case.adversary_q.to(DEVICE), case.adversary_k.to(DEVICE)
+    key_mask = case.allowed[:, 0, 0].to(DEVICE)
+    _, kept, _, words, row_kept = operator(q, k, v, *projections, key_mask, None, False, 1.0, 0.0, 1.0)
+    bits = (words.cpu()[..., None] >> torch.arange(32)) & 1
+    mask = bits.flatten(2)[..., :127].bool()  # (B, L, L)
+
+    s = case.adversary_q.double() @ case.adversary_k.double().mT
+    expected = keep_mask(case.adversary_q.double(), case.adversary_k.double()).bool() & case.allowed[:, 0]
+    certain = s.abs() > 1e-5 * s.abs().max()
+    assert torch.equal(mask[certain], expected[certain]) and certain.float().mean() > 0.97
+    assert torch.equal(row_kept.cpu(), mask.sum(-1, dtype=torch.int32))
+    assert torch.equal(kept.cpu(), mask.sum((1, 2)).float())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_same_bits_from_run_to_run(causal):
+    case = random_case(100, torch.bfloat16, groups=2)
+    for dropout in (0.0, 0.3):
+        torch.manual_seed(3)
+        first = everything(case, backend="triton", causal=causal, dropout=dropout)
+        torch.manual_seed(3)
+        second = everything(case, backend="triton", causal=causal, dropout=dropout)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_chunks_of_rows_do_not_change_a_bit_of_q(monkeypatch):
+    """The score gradient of a long sequence is made some rows at a time."""
+    from asa_mini.kernels import ops
+
+    case = random_case(150)
+    whole = case.gradients(backend="triton")
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    parts = case.gradients(backend="triton")
+    assert torch.equal(whole["adversary_q"], parts["adversary_q"])
+    assert errors(parts, {name: x.double() for name, x in whole.items()})["adversary_k"] < 1e-6
+
+
+class TestDropout:
+    """Philox makes the same decisions in forward and backward; here they are read off the output."""
+
+    p = 0.3
+
+    def survivors(self, case: Case, seed: int) -> Tensor:
+        """(B, H, L, L): with unit vectors for values, the output is the matrix of weights."""
+        length = case.q.shape[2]
+        shape = *case.k.shape[:3], length
+        readable = replace(case, v=torch.eye(length, dtype=case.q.dtype).expand(shape))
+        torch.manual_seed(seed)
+        return readable.run("triton", dropout=self.p)[0] > 0
+
+    def case(self) -> Case:
+        case = random_case(100, dim=100, groups=2)
+        ones = torch.ones_like(case.adversary_q)
+        return replace(case, adversary_q=ones, adversary_k=ones, allowed=None, q=case.q / 4)
+
+    def test_share(self):
+        kept = self.survivors(self.case(), 0).double()
+        deviation = math.sqrt(self.p * (1 - self.p))
+        assert abs(kept.mean() - (1 - self.p)) < 4 * deviation / math.sqrt(kept.numel())
+        for dimension in range(4):  # no query, key, head or sequence is favoured
+            means = kept.mean([d for d in range(4) if d != dimension])
+            assert (means - (1 - self.p)).abs().max() < 5 * deviation * math.sqrt(len(means) / kept.numel())
+
+    def test_decisions_are_independent(self):
+        kept = self.survivors(self.case(), 0).double() - (1 - self.p)
+        others = [kept.roll(1, d) for d in range(4)] + [
+            self.survivors(self.case(), 1).double() - (1 - self.p)
+        ]
+        for other in others:
+            correlation = (kept * other).mean() / (self.p * (1 - self.p))
+            assert abs(correlation) < 5 / math.sqrt(kept.numel())
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_gradients_given_the_same_decisions(self, monkeypatch, causal):
+        case = random_case(100, groups=2, dim=100)
+        survivors = self.survivors(self.case(), seed=5)  # of the same shape, so of the same decisions
+
+        def decided(weights, p):
+            return weights * survivors / (1 - p) if p else weights
+
+        monkeypatch.setattr(attention.F, "dropout", decided)
+        exact = Case(*(x.double() for x in arguments(case)[:5]), case.allowed)
+        exact = everything(exact, dropout=self.p, causal=causal)
+        torch.manual_seed(5)
+        output, _ = case.run("triton", dropout=self.p, causal=causal)
+        torch.manual_seed(5)
+        ours = case.gradients(backend="triton", dropout=self.p, causal=causal)
+        for name, error in errors(
+            {"output": output, **ours}, {n: exact[n] for n in ("output", *ours)}
+        ).items():
+            assert error < 2e-6, name
+
+    def test_off_draws_nothing(self):
+        state = torch.random.get_rng_state()
+        self.case().run("triton")
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_operator_is_what_torch_library_expects():
+    """Schema, fake tensors and autograd registration: what torch.compile relies on."""
+    from asa_mini.kernels.ops import attention as operator
+
+    case = random_case(33)
+    tensors = [x.to(DEVICE).transpose(1, 2).contiguous() for x in (case.q, case.k, case.v)]
+    tensors += [case.adversary_q.to(DEVICE), case.adversary_k.to(DEVICE)]
+    tensors = [x.requires_grad_() for x in tensors]
+    key_mask = case.allowed[:, 0, 0].to(DEVICE)
+    torch.library.opcheck(operator, (*tensors, key_mask, None, True, 0.5, 0.0, 1.0))
+
+
+def test_autocast_casts_as_for_pytorchs_own_attention():
+    case = random_case(20)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        output, _ = asa_attention(*(x.to(DEVICE) for x in arguments(case)), backend="triton")
+    assert output.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(q=torch.zeros(2, 2, 5, 3, dtype=torch.float64)),
+            "float16, bfloat16, float32.*are torch.float64",
+        ),
+        (
+            dict(v=torch.zeros(2, 2, 5, 3, dtype=torch.float16)),
+            "the same for all inputs.*backend='reference'",
+        ),
+        (dict(v=torch.zeros(2, 2, 5, 4)), "values as wide as the queries, 3, not 4.*'reference'"),
+        (dict(allowed=torch.ones(2, 1, 5, 5, dtype=torch.bool)), "padding and causal masks.*'reference'"),
+    ],
+)
+def test_what_the_kernels_cannot_do(change, message):
+    case = replace(make(dtype=torch.float32), **change)
+    with pytest.raises(InputError, match=message):
+        asa_attention(*(x if x is None else x.to(DEVICE) for x in arguments(case)), backend="triton")
+
+
+def test_head_dimension_too_large():
+    with pytest.raises(InputError, match=r"head dimensions up to 128, not 144.*backend='reference'"):
+        make(dim=144).run("triton")
+
+
+def test_no_gpu_and_no_interpreter(monkeypatch):
+    from asa_mini import kernels
+
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    with pytest.raises(InputError, match=r"needs an NVIDIA GPU.*TRITON_INTERPRET=1"):
+        asa_attention(*arguments(make(dtype=torch.float32)), backend="triton")
+
+
+def test_no_triton(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("asa_mini.kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(InputError, match=r"triton package.*asa_mini\[gpu\].*'reference' works everywhere"):
+        asa_attention(*arguments(make(dtype=torch.float32)), backend="triton")

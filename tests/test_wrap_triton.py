@@ -1,0 +1,140 @@
+"""Wrapped models on the Triton kernels give what they give on the reference."""
+
+import logging
+
+import pytest
+import torch
+import transformers
+from attention_cases import DEVICE, triton_only
+from test_wrap_training import assert_same_terms, every_mode
+from tiny import assert_same, batch, checkpoint, gradients, step, tiny, wrapped
+
+from asa_mini import interface
+from asa_mini.errors import InputError
+
+pytestmark = triton_only
+
+
+def on_device(inputs: dict) -> dict:
+    return {name: x.to(DEVICE) for name, x in inputs.items()}
+
+
+def both(family="bert", prepare=lambda model: model, inputs=None, **options):
+    """The output and gradients of a step on the reference, then on triton."""
+    inputs = on_device(inputs or batch())
+    for backend in ("reference", "triton"):
+        model = wrapped(tiny(family), backend=backend, **options).to(DEVICE)
+        assert model.asa_backend == backend
+        yield step(prepare(model), **inputs)
+
+
+@every_mode
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "llama"])
+def test_a_step(family, padded, joint):
+    (a, expected), (b, ours) = both(family, inputs=batch(padded=padded), joint_pass=joint)
+    assert_same_terms(b, a)
+    assert_same(ours, expected, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
+def test_gradient_checkpointing(reentrant):
+    (a, expected), (b, ours) = both(prepare=lambda model: checkpoint(model, reentrant))
+    assert_same_terms(b, a)
+    assert_same(ours, expected, tolerance=1e-4)
+
+
+def test_dropout_is_repeated_under_gradient_checkpointing():
+    found = []
+    for prepare in (lambda model: model, lambda model: checkpoint(model, reentrant=False)):
+        model = prepare(wrapped(tiny(dropout=True, attention_probs_dropout_prob=0.4), backend="triton"))
+        torch.manual_seed(0)
+        found.append(step(model.to(DEVICE), **on_device(batch())))
+    (a, expected), (b, ours) = found
+    assert_same_terms(a, b)
+    assert_same(ours, expected)
+
+
+def test_bf16_autocast():
+    expected, _ = step(wrapped(tiny(), backend="reference").to(DEVICE), **on_device(batch()))
+    model = wrapped(tiny(), backend="triton").to(DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        out = model(**on_device(batch()))
+    out.loss.backward()
+    torch.testing.assert_close(out.loss, expected.loss, rtol=0.05, atol=0.05)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_compile():
+    """`fullgraph` turns every graph break into an error."""
+    torch._dynamo.reset()
+    model = wrapped(tiny(num_hidden_layers=1), backend="triton").to(DEVICE)
+    expected, grads = step(model, **on_device(batch()))
+    model.zero_grad()
+    out = torch.compile(model, backend="aot_eager", fullgraph=True)(**on_device(batch()))
+    out.loss.backward()
+    assert_same_terms(out, expected)
+    assert_same(gradients(model), grads)
+
+
+def test_five_steps_of_training_agree():
+    losses = {}
+    for backend in ("reference", "triton"):
+        model = wrapped(tiny(), backend=backend).to(DEVICE)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses[backend] = []
+        for seed in range(5):
+            optimizer.zero_grad()
+            loss = model(**on_device(batch(seed=seed))).loss
+            loss.backward()
+            optimizer.step()
+            losses[backend].append(loss.item())
+    assert losses["triton"] == pytest.approx(losses["reference"], rel=1e-4)
+
+
+def test_padding_mask_is_never_dense(monkeypatch):
+    """(B, 1, 1, L) reaches the kernels; an L x L mask would make memory quadratic again."""
+    seen = []
+    original = interface.asa_attention
+
+    def spy(*args, **options):
+        seen.append((args[5].shape, options["causal"]))
+        return original(*args, **options)
+
+    monkeypatch.setattr(interface, "asa_attention", spy)
+    for family, causal in (("bert", False), ("llama", True)):
+        wrapped(tiny(family), backend="reference")(**batch(4, 8))
+        assert seen == 2 * [((4, 1, 1, 8), causal)]
+        seen.clear()
+
+
+def test_sliding_windows_are_refused_by_name():
+    model = wrapped(tiny("modernbert"), backend="triton").to(DEVICE)
+    with pytest.raises(InputError, match=r"padding and causal masks.*backend='reference'"):
+        model(**on_device(batch()))
+
+
+class TestAuto:
+    @pytest.fixture
+    def on_gpu(self, monkeypatch):
+        monkeypatch.setattr(transformers.PreTrainedModel, "device", torch.device("cuda"))
+
+    def test_reference_on_the_cpu(self):
+        assert wrapped(tiny()).asa_backend == "reference"
+
+    def test_triton_on_a_gpu(self, on_gpu):
+        assert interface.choose_backend("auto", tiny()) == "triton"
+        assert interface.choose_backend("auto", tiny("distilbert")) == "triton"
+        assert interface.choose_backend("reference", tiny()) == "reference"
+
+    def test_reference_on_a_gpu_for_what_the_kernels_cannot_do(self, on_gpu):
+        assert interface.choose_backend("auto", tiny("modernbert")) == "reference"
+        assert interface.choose_backend("auto", tiny().double()) == "reference"
+        wide = tiny(hidden_size=256, num_attention_heads=1)
+        assert interface.choose_backend("auto", wide) == "reference"
+
+    def test_the_log_says_which(self, caplog):
+        with caplog.at_level(logging.INFO, "asa_mini"):
+            model = wrapped(tiny(), backend="triton")
+            model.train()
+        assert [r.message for r in caplog.records] == ["ASA attention backend: triton, on cpu"]
