@@ -109,7 +109,7 @@ def mask_everything(case: Case) -> Case:
 def close(a: Tensor, b: Tensor, backend: str = "reference", name: str = "") -> None:
     """Equal up to the backend's rounding, relative to the largest entry.
 
-    It counts as at least 1, or 1000 for the adversary's gradient: 10000 times the scores', where these cancel.
+    It counts as at least 1, or 1000 for the adversary's gradient: 10000 times scores' gradients that cancel.
     """
     unit = 1000.0 if name.startswith("adversary") else 1.0
     atol = TOLERANCES[backend] * max(unit, b.abs().max().item())

@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asa_mini.adversary import keep_mask
-from asa_mini.errors import InputError
 
 some = settings(max_examples=8, deadline=None)
 
@@ -283,29 +282,3 @@ def test_mask_is_shared_by_all_heads(backend):
     weights = case.run(backend)[0]
     for head in range(3):
         assert torch.equal((weights[:, head] > 0)[some_left], mask[some_left])
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(k=torch.zeros(2, 2, 6, 3)), "self-attention.*does not fit"),
-        (dict(k=torch.zeros(2, 2, 5, 4)), "self-attention.*does not fit"),
-        (dict(q=torch.zeros(2, 3, 5, 3)), "self-attention.*does not fit"),
-        (dict(v=torch.zeros(2, 2, 4, 3)), "self-attention.*does not fit"),
-        (dict(adversary_q=torch.zeros(2, 4, 4)), r"adversary_q must be \(2, 5, E\)"),
-        (dict(adversary_k=torch.zeros(2, 2, 5, 4)), r"adversary_k must be \(2, 5, E\)"),
-        (dict(allowed=torch.zeros(2, 1, 1, 5)), "must be boolean.*torch.float32"),
-        (dict(allowed=torch.ones(2, 2, 5, 5, dtype=torch.bool)), "the same for all heads"),
-        (dict(allowed=torch.ones(2, 5, dtype=torch.bool)), r"`allowed` must be.*is \(2, 5\)"),
-        (dict(allowed=torch.ones(2, 1, 5, 4, dtype=torch.bool)), r"`allowed` must be.*is \(2, 1, 5, 4\)"),
-        (dict(allowed=torch.ones(3, 1, 1, 5, dtype=torch.bool)), r"`allowed` must be.*is \(3, 1, 1, 5\)"),
-    ],
-)
-def test_bad_input(change, message):
-    with pytest.raises(InputError, match=message):
-        replace(make(dtype=torch.float32), **change).run()
-
-
-def test_unknown_backend():
-    with pytest.raises(InputError, match=r"unknown attention backend 'flash'.*auto, reference, triton"):
-        make().run(backend="flash")
