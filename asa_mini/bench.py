@@ -11,30 +11,40 @@ import psutil
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from asa_mini.errors import InputError
 from asa_mini.evaluation import check_max_length
 from asa_mini.models import load_model
 from asa_mini.wrap import AsaConfig, wrap
 
-KINDS = (
-    "plain",
-    "joint",
-    "sequential",
-)  # plain: the model alone, with transformers' sdpa attention
+BERT_BASE = "bert-base-shape"  # a model name: BERT-base, its weights random
 WARM_UP = 2
+
+
+def kinds() -> dict[str, AsaConfig | None]:
+    """What is compared here: the model alone with transformers' sdpa attention, and ASA around it.
+
+    The dense forms run everywhere; "sequential" is what the authors' code does, one pass after the other.
+    """
+    dense = {
+        "plain": None,
+        "joint": AsaConfig(backend="reference"),
+        "sequential": AsaConfig(backend="reference", joint_pass=False),
+    }
+    return dense | ({"triton": AsaConfig(backend="triton")} if torch.cuda.is_available() else {})
 
 
 class Step:
     """One training step of one kind: forward, backward and AdamW, dropout on."""
 
-    def __init__(self, kind: str, name: str):
+    def __init__(self, kind: str, name: str, bf16: bool = False):
         torch.manual_seed(0)
-        model, _ = load_model(name)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: nn.Module = model.to(device)
-        if kind != "plain":
-            self.model = wrap(model, AsaConfig(joint_pass=kind == "joint"))
+        self.device, self.bf16 = "cuda" if torch.cuda.is_available() else "cpu", bf16
+        self.model: nn.Module = _load(name).to(self.device)
+        config = kinds()[kind]
+        if config is not None:
+            self.model = wrap(self.model, config)
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
@@ -43,22 +53,27 @@ class Step:
         _synchronize()
         start = time.perf_counter()
         self.optimizer.zero_grad()
-        self.model(**batch).loss.backward()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            loss = self.model(**batch).loss
+        loss.backward()
         self.optimizer.step()
         _synchronize()
         return time.perf_counter() - start
 
 
-def bench_step(name: str, batch_sizes: Sequence[int], lengths: Sequence[int], repeats: int) -> list[dict]:
+def bench_step(
+    name: str, batch_sizes: Sequence[int], lengths: Sequence[int], repeats: int, bf16: bool = False
+) -> list[dict]:
     """Time a step of every kind, interleaved in one process, and measure its peak memory.
 
     The cost of a kind is the median over the repeats of its time divided by the plain step's time next to it:
     a machine that slows down for a while slows down both.
 
     Args:
-        name: a model, as in `load_model`.
+        name: a model, as in `load_model`, or BERT_BASE.
         batch_sizes, lengths: B and L of each measured shape, in pairs.
         repeats: measured steps of every kind and shape.
+        bf16: under autocast to bfloat16.
 
     Returns:
         One dict per shape and kind: `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to the plain
@@ -73,21 +88,23 @@ def bench_step(name: str, batch_sizes: Sequence[int], lengths: Sequence[int], re
         raise InputError(f"{len(batch_sizes)} batch sizes but {len(lengths)} lengths; give them in pairs")
     if min([*batch_sizes, *lengths]) < 1 or repeats < 2:
         raise InputError("batch sizes and lengths must be at least 1, repeats at least 2")
-    check_max_length(load_model(name)[0], max(lengths))
+    check_max_length(_load(name), max(lengths))
     shapes = list(zip(batch_sizes, lengths, strict=True))
     # First, while this process is small: on Linux a child starts with its parent's peak as its own.
-    peaks = {(kind, *shape): _peak_memory_of(kind, name, *shape) for shape in shapes for kind in KINDS}
-    steps = {kind: Step(kind, name) for kind in KINDS}
+    peaks = {
+        (kind, *shape): _peak_memory_of(kind, name, *shape, bf16) for shape in shapes for kind in kinds()
+    }
+    steps = {kind: Step(kind, name, bf16) for kind in kinds()}
     rows = []
     for size, length in shapes:
         batch = _batch(size, length, steps["plain"].model)
-        seconds = {kind: [] for kind in KINDS}
+        seconds = {kind: [] for kind in steps}
         for repeat in tqdm(range(WARM_UP + repeats), desc=f"B {size}, L {length}"):
-            for kind in KINDS:
+            for kind in steps:
                 elapsed = steps[kind](batch)
                 if repeat >= WARM_UP:
                     seconds[kind].append(elapsed)
-        for kind in KINDS:
+        for kind in steps:
             ratios = [t / plain for t, plain in zip(seconds[kind], seconds["plain"], strict=True)]
             low, _, high = quantiles(ratios, n=4)
             rows.append(
@@ -126,20 +143,27 @@ def _batch(size: int, length: int, model: nn.Module) -> dict[str, Tensor]:
     return {key: value.to(model.device) for key, value in batch.items()}
 
 
+def _load(name: str) -> nn.Module:
+    if name != BERT_BASE:
+        return load_model(name)[0]
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert"))
+
+
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _peak_memory_of(kind: str, name: str, size: int, length: int) -> float:
+def _peak_memory_of(kind: str, name: str, size: int, length: int, bf16: bool) -> float:
     """Measured in a process of its own: the peak of a process never falls again."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (kind, name, size, length, torch.get_num_threads()))
+        return pool.apply(_peak_memory, (kind, name, size, length, bf16, torch.get_num_threads()))
 
 
-def _peak_memory(kind: str, name: str, size: int, length: int, threads: int) -> float:
+def _peak_memory(kind: str, name: str, size: int, length: int, bf16: bool, threads: int) -> float:
     torch.set_num_threads(threads)
-    step = Step(kind, name)
+    step = Step(kind, name, bf16)
     # A step of a tiny batch first: it allocates the gradients and the optimizer's state, not the point here.
     step(_batch(1, 1, step.model))
     batch = _batch(size, length, step.model)

@@ -183,29 +183,62 @@ def _print_results(results: dict) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["step"], help="step: one whole optimisation step")
-    parser.add_argument("--model", default="default", help="default, a local folder, or a name on the hub")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[32, 8], help="one per --length")
-    parser.add_argument("--length", type=int, nargs="+", default=[64, 256], help="sequence lengths in tokens")
-    parser.add_argument("--repeats", type=int, default=11, help="measured steps of each kind")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write the results to this JSON file (default: only print them)",
+    what = parser.add_subparsers(required=True, metavar="WHAT")
+    step = what.add_parser("step", help="one whole optimisation step", formatter_class=_Formatter)
+    model_help = "default, bert-base-shape (random weights), a local folder, or a name on the hub"
+    step.add_argument("--model", default="default", help=model_help)
+    step.add_argument("--batch-size", type=int, nargs="+", default=[32, 8], help="one per --length")
+    step.add_argument("--length", type=int, nargs="+", default=[64, 256], help="sequence lengths in tokens")
+    step.add_argument("--repeats", type=int, default=11, help="measured steps of each kind")
+    step.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    step.set_defaults(run=_bench_step)
+
+    attention = what.add_parser("attention", help="attention alone", formatter_class=_Formatter)
+    lengths_help = "sequence lengths in tokens"
+    attention.add_argument(
+        "--length", type=int, nargs="+", default=[512, 1024, 2048, 4096], help=lengths_help
     )
-    parser.set_defaults(run=_bench)
+    attention.add_argument("--tokens", type=int, default=16384, help="tokens in the batch, at every length")
+    attention.add_argument("--heads", type=int, default=12, help="H, attention heads")
+    attention.add_argument("--dim", type=int, default=64, help="D, dimension of a head")
+    attention.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="of all"
+    )
+    attention.set_defaults(run=_bench_attention)
+    for command in (step, attention):
+        command.add_argument(
+            "--output",
+            type=Path,
+            metavar="FILE",
+            help="write the results to this JSON file (default: only print them)",
+        )
 
 
-def _bench(arguments: argparse.Namespace) -> None:
+def _bench_step(arguments: argparse.Namespace) -> None:
     from asa_mini.bench import bench_step, print_table
+
+    given = arguments.model, arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
+    rows = bench_step(*given)
+    print_table(rows)
+    _write_bench(arguments, {"rows": rows})
+
+
+def _bench_attention(arguments: argparse.Namespace) -> None:
+    from asa_mini.bench_attention import bench_attention, print_attention
+
+    shape = arguments.tokens, arguments.heads, arguments.dim, arguments.dtype
+    result = bench_attention(arguments.length, *shape)
+    print_attention(result)
+    settings = {name: getattr(arguments, name) for name in ("tokens", "heads", "dim", "dtype")}
+    _write_bench(arguments, settings | result)
+
+
+def _write_bench(arguments: argparse.Namespace, result: dict) -> None:
     from asa_mini.checkpoint import write_json
     from asa_mini.training import environment
 
-    rows = bench_step(arguments.model, arguments.batch_size, arguments.length, arguments.repeats)
-    print_table(rows)
     if arguments.output:
-        write_json(arguments.output, {"rows": rows, **environment()})
+        write_json(arguments.output, {**result, **environment()})
 
 
 def _add_notebooks(parser: argparse.ArgumentParser) -> None:

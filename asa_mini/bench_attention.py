@@ -1,0 +1,230 @@
+"""What ASA's attention costs next to plain attention, and to what one would write without the kernels."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.benchmark import Timer
+from tqdm.auto import tqdm
+
+from asa_mini.adversary import keep_mask
+from asa_mini.attention import MASKED_SCORE, asa_attention
+from asa_mini.errors import InputError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+LONGEST = 2**18  # tokens; where the search for the longest sequence ends
+
+
+def sdpa(q, k, v, adversary_q, adversary_k):
+    """Plain attention, no adversary: what everything is compared with."""
+    return F.scaled_dot_product_attention(q, k, v), None
+
+
+def triton(*tensors):
+    return asa_attention(*tensors, backend="triton")
+
+
+def reference(*tensors):
+    return asa_attention(*tensors, backend="reference")
+
+
+def float_bias(q, k, v, adversary_q, adversary_k):
+    """PyTorch's attention with the mask as a dense, differentiable bias."""
+    mask = keep_mask(adversary_q, adversary_k)  # (B, L, L)
+    return F.scaled_dot_product_attention(q, k, v, MASKED_SCORE * (1 - mask)[:, None]), mask.sum((1, 2))
+
+
+def flex(q, k, v, adversary_q, adversary_k):
+    """flex_attention, compiled, which reads the same dense bias in its score function; GPU only."""
+    mask = keep_mask(adversary_q, adversary_k)
+    bias = MASKED_SCORE * (1 - mask)
+
+    def add_bias(score, batch, head, i, j):
+        return score + bias[batch, i, j]
+
+    return torch.compile(flex_attention)(q, k, v, score_mod=add_bias), mask.sum((1, 2))
+
+
+KINDS: dict[str, Callable] = {
+    "sdpa": sdpa,
+    "triton": triton,
+    "reference": reference,
+    "float bias": float_bias,
+    "flex": flex,
+}
+# Interpreted kernels say nothing about speed, and flex_attention has no backward pass on a CPU.
+CPU_KINDS = ("sdpa", "reference", "float bias")
+
+
+def counted(kind: str, batch: int, length: int, heads: int, dim: int, itemsize: int) -> tuple[float, float]:
+    """Operations and bytes that forward and backward of a kind need, counted by hand.
+
+    One unit is a product of 2 B L L E operations, E = H D. Plain attention: two products forward (QK^T, PV),
+    five backward (QK^T again, dO V^T, dV, dQ, dK). The kernels: s and those two forward; backward dQ three
+    (QK^T and dO V^T again), dK and dV four, the mask's gradient three (the same two, and s), and two products
+    with it. The dense forms keep their matrices, so they compute nothing twice, and pay in bytes: about 15
+    passes over B H L L.
+
+    Args:
+        itemsize: bytes per number.
+
+    Returns:
+        Floating point operations, and bytes that must move to and from memory if every tile is read once.
+    """
+    unit, row = 2 * batch * length**2 * heads * dim, batch * length * heads * dim * itemsize
+    square = batch * length**2  # attention units, all heads sharing them
+    if kind == "sdpa":
+        return 7 * unit, 12 * row
+    if kind == "triton":
+        return 15 * unit, 29 * row + 5 * square / 8 + 3 * square * itemsize
+    return 9 * unit, 16 * row + 15 * heads * square * itemsize
+
+
+def bench_attention(
+    lengths: Sequence[int], tokens: int, heads: int, dim: int, dtype: str, kinds: Sequence[str] = ()
+) -> dict:
+    """Time forward plus backward of every kind at a fixed number of tokens, dropout off.
+
+    Args:
+        lengths: L; the batch is tokens // L sequences.
+        heads, dim: H and D; the adversary is E = H D wide.
+        dtype: a key of DTYPES.
+        kinds: keys of KINDS; by default all of them on a GPU, CPU_KINDS elsewhere.
+
+    Returns:
+        `rows`: one dict per L and kind, with `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to
+        sdpa, `peak_mib` above the inputs (on a GPU), `flops` and `bytes` as `counted`; a kind that failed has
+        `seconds` None, and `error` says why. `machine`: measured `copy_bytes_per_s` and `matmul_flops_per_s`.
+        `longest`: by kind, the longest L that trains with B 1 (on a GPU; the search ends at LONGEST).
+
+    Raises:
+        InputError: a number below 1, a length above `tokens`, an unknown dtype or kind.
+    """
+    if min([*lengths, tokens, heads, dim]) < 1 or max(lengths) > tokens:
+        raise InputError("lengths, tokens, heads and dim must be at least 1, and no length above --tokens")
+    unknown = ({dtype} - DTYPES.keys()) | (set(kinds) - KINDS.keys())
+    if unknown:
+        raise InputError(f"unknown {unknown}; dtypes: {', '.join(DTYPES)}; kinds: {', '.join(KINDS)}")
+    kinds = kinds or (tuple(KINDS) if torch.cuda.is_available() else CPU_KINDS)
+    rows = []
+    for length in tqdm(lengths, desc="lengths"):
+        shape = tokens // length, length, heads, dim
+        plain = None
+        for kind in kinds:
+            seconds, peak, error = _measure(kind, *shape, DTYPES[dtype])
+            plain = seconds if kind == "sdpa" else plain
+            flops, moved = counted(kind, *shape, DTYPES[dtype].itemsize)
+            row = {"batch_size": shape[0], "length": length, "kind": kind, "seconds": seconds}
+            row["ratio"] = seconds / plain if seconds and plain else None
+            rows.append(row | {"peak_mib": peak, "flops": flops, "bytes": moved, "error": error})
+    longest = {}
+    if torch.cuda.is_available():
+        longest = {kind: _longest(kind, heads, dim, DTYPES[dtype]) for kind in tqdm(kinds, desc="longest")}
+    return {"rows": rows, "machine": _machine(DTYPES[dtype]), "longest": longest}
+
+
+def print_attention(result: dict) -> None:
+    machine = result["machine"]
+    print(
+        f"copy {machine['copy_bytes_per_s'] / 1e9:.0f} GB/s, "
+        f"matrix products {machine['matmul_flops_per_s'] / 1e12:.2f} TFLOP/s"
+    )
+    print(
+        f"{'B':>4}{'L':>7}  {'kind':11}{'ms':>9}{'x sdpa':>8}{'peak MiB':>10}{'of matmul':>11}{'of copy':>9}"
+    )
+    for row in result["rows"]:
+        print(f"{row['batch_size']:4d}{row['length']:7d}  {row['kind']:11}", end="")
+        if row["seconds"] is None:
+            print(f"  {row['error']}")
+            continue
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
+        of_matmul = row["flops"] / row["seconds"] / machine["matmul_flops_per_s"]
+        of_copy = row["bytes"] / row["seconds"] / machine["copy_bytes_per_s"]
+        print(f"{1e3 * row['seconds']:9.2f}{ratio:>8}{peak:>10}{of_matmul:11.0%}{of_copy:9.0%}")
+    for kind, length in result["longest"].items():
+        print(f"longest sequence that trains, B 1, {kind}: {length or 'none'}")
+
+
+def _inputs(batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*shape):
+        x = torch.randn(*shape, generator=generator, device=device).to(dtype)
+        return x.requires_grad_()
+
+    attended = [random(batch, length, heads, dim).transpose(1, 2) for _ in range(3)]
+    return [x.detach().requires_grad_() for x in attended] + [
+        random(batch, length, heads * dim) for _ in range(2)
+    ]
+
+
+def _step(kind: str, tensors: list[Tensor], d_out: Tensor) -> None:
+    output, kept = KINDS[kind](*tensors)
+    outputs, gradients = [output], [d_out]
+    if kept is not None:
+        outputs, gradients = [output, kept], [d_out, torch.ones_like(kept)]
+    wanted = tensors if kept is not None else tensors[:3]
+    torch.autograd.grad(outputs, wanted, gradients)
+
+
+def _measure(kind: str, batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> tuple:
+    """Median seconds, peak MiB and no error, or only an error: what others make need not run everywhere."""
+    tensors = _inputs(batch, length, heads, dim, dtype)
+    d_out = torch.ones_like(tensors[0])
+    try:
+        _step(kind, tensors, d_out)  # compiles
+        peak = None
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            _step(kind, tensors, d_out)
+            peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+        timer = Timer("step(*given)", globals={"step": _step, "given": (kind, tensors, d_out)})
+        return timer.blocked_autorange(min_run_time=0.5).median, peak, None
+    except torch.OutOfMemoryError:
+        return None, None, "out of memory"
+    except Exception as error:
+        return None, None, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    finally:
+        _release()
+
+
+def _longest(kind: str, heads: int, dim: int, dtype: torch.dtype) -> int:
+    """By doubling; 0 if even the shortest tried does not fit."""
+    length = 2048
+    while length <= LONGEST:
+        try:
+            tensors = _inputs(1, length, heads, dim, dtype)
+            _step(kind, tensors, torch.ones_like(tensors[0]))
+        except Exception:  # out of memory, or what the table above names
+            break
+        finally:
+            tensors = None
+            _release()
+        length *= 2
+    return length // 2 if length > 2048 else 0
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _machine(dtype: torch.dtype) -> dict[str, float]:
+    """The ceilings of this machine, in the same run: a large copy, and a large square product."""
+    on_gpu = torch.cuda.is_available()
+    device, side = ("cuda", 8192) if on_gpu else ("cpu", 1024)
+    source = torch.empty(2**31 if on_gpu else 2**27, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = Timer("target.copy_(source)", globals={"target": target, "source": source})
+    a = torch.randn(side, side, device=device).to(dtype)
+    product = Timer("a @ a", globals={"a": a / math.sqrt(side)})
+    return {
+        "copy_bytes_per_s": 2 * source.numel() / copy.blocked_autorange(min_run_time=0.5).median,
+        "matmul_flops_per_s": 2 * side**3 / product.blocked_autorange(min_run_time=0.5).median,
+    }
