@@ -138,7 +138,7 @@ def test_chunks_of_rows_do_not_change_a_bit_of_q(monkeypatch):
     """The score gradient of a long sequence is made some rows at a time."""
     from asa_mini.kernels import ops
 
-    case = random_case(150)
+    case = random_case(90)
     whole = case.gradients(backend="triton")
     monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
     parts = case.gradients(backend="triton")
@@ -160,7 +160,7 @@ class TestDropout:
         return readable.run("triton", dropout=self.p)[0] > 0
 
     def case(self) -> Case:
-        case = random_case(100, dim=100, groups=2)
+        case = random_case(64, dim=64, groups=2)
         ones = torch.ones_like(case.adversary_q)
         return replace(case, adversary_q=ones, adversary_k=ones, allowed=None, q=case.q / 4)
 
@@ -183,7 +183,7 @@ class TestDropout:
 
     @pytest.mark.parametrize("causal", [False, True])
     def test_gradients_given_the_same_decisions(self, monkeypatch, causal):
-        case = random_case(100, groups=2, dim=100)
+        case = random_case(64, groups=2, dim=64)
         survivors = self.survivors(self.case(), seed=5)  # of the same shape, so of the same decisions
 
         def decided(weights, p):
@@ -250,6 +250,11 @@ def test_what_the_kernels_cannot_do(change, message):
 def test_head_dimension_too_large():
     with pytest.raises(InputError, match=r"head dimensions up to 128, not 144.*backend='reference'"):
         make(dim=144).run("triton")
+
+
+def test_batch_too_large():
+    with pytest.raises(InputError, match=r"65535 heads of sequences at once, not 40000 x 2; use smaller"):
+        make(batch=40_000, length=1, dim=1, width=1).run("triton")
 
 
 def test_no_gpu_and_no_interpreter(monkeypatch):

@@ -26,4 +26,4 @@ def test_compiles_fits_and_hardly_spills(capability, dtype, dim):
     for name, used in json.loads(result.stdout).items():
         assert used["shared"] <= 1024 * SHARED_MEMORY[capability], name
         if capability == 90:  # the card that the tiles are chosen for
-            assert used["spilled"] <= 64, f"{name} spills {used['spilled']} bytes a thread"
+            assert used["spilled"] <= 128, f"{name} spills {used['spilled']} bytes a thread"

@@ -12,6 +12,7 @@ from asa_mini.kernels.ops import attention
 from asa_mini.kernels.tiles import INTERPRETED as _INTERPRETED
 
 INTERPRETED = _INTERPRETED.value
+MAX_GRID = 65_535  # CUDA's limit for the second dimension of a grid
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -58,7 +59,12 @@ def triton_attention(
             f"backend='triton' has head dimensions up to {MAX_DIM}, not {q.shape[-1]}; "
             "use backend='reference'"
         )
-    batch, _, length, _ = q.shape
+    batch, heads, length, _ = q.shape
+    if batch * heads > MAX_GRID:
+        raise InputError(
+            f"backend='triton' takes up to {MAX_GRID} heads of sequences at once, not {batch} x {heads}; "
+            "use smaller batches"
+        )
     key_mask = None
     if allowed is not None:
         if allowed.shape[2] != 1:

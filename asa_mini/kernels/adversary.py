@@ -72,7 +72,7 @@ def mask_kernel(
     shifted = tl.reshape(kept, (M, N // WORD, WORD)) << tl.arange(0, WORD)[None, None, :]
     columns = first_key // WORD + tl.arange(0, N // WORD)
     inside = (rows < length)[:, None] & (columns < n_words)[None, :]
-    target = words + batch * length * n_words + rows[:, None] * n_words + columns[None, :]
+    target = words + (batch * length + rows)[:, None] * n_words + columns[None, :]
     tl.store(target, tl.sum(shifted, 2), mask=inside)
 
 

@@ -1,6 +1,8 @@
 """The kernels as two PyTorch operators, forward and backward, which autograd and torch.compile know."""
 
 import math
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 import triton
@@ -18,7 +20,19 @@ from asa_mini.kernels.flash import (
 CHUNK_BYTES = 2**28
 
 
+def _on_its_device(launch: Callable) -> Callable:
+    """Triton launches on the current GPU, which need not be the one that the tensors are on."""
+
+    @wraps(launch)
+    def on_device(first: Tensor, *arguments):
+        with torch.cuda.device_of(first):
+            return launch(first, *arguments)
+
+    return on_device
+
+
 @torch.library.custom_op("asa_mini::attention", mutates_args=())
+@_on_its_device
 def attention(
     q: Tensor,
     k: Tensor,
@@ -84,6 +98,7 @@ def _(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropou
 
 
 @torch.library.custom_op("asa_mini::attention_backward", mutates_args=())
+@_on_its_device
 def attention_backward(
     d_out: Tensor,
     d_kept: Tensor,

@@ -46,7 +46,8 @@ def kept_units(words, i, j, first_key, length, n_words, N: tl.constexpr):
     bits = tl.zeros_like(i + j)
     for word in tl.static_range(N // WORD):
         inside = (i < length) & (first_word + word < n_words)
-        packed = tl.load(words + i * n_words + first_word + word, mask=inside, other=0)
+        row = i.to(tl.int64) * n_words  # beyond 2^31 words at L 262,144
+        packed = tl.load(words + row + first_word + word, mask=inside, other=0)
         bits = tl.where((j - first_key) // WORD == word, packed >> (j % WORD), bits)
     return (bits & 1) != 0
 
@@ -62,12 +63,16 @@ def drop(tile, seed, i, j, sequence_head, dropout):
     """Dropout of the attention weights, or of their gradient; `seed` None means no dropout.
 
     Philox of (i, j, which head of which sequence) says the same wherever it is asked, so the backward pass
-    asks again instead of keeping B H L L bits.
+    asks again instead of keeping B H L L bits. One call gives four numbers, for the units (i, j), (i + 8, j),
+    (i, j + 8) and (i + 8, j + 8): one thread holds all four, in a tile as in its transpose, so the compiler
+    makes one call of four.
     """
     if seed is not None:
-        random, _, _, _ = tl.philox(tl.load(seed), j, i, sequence_head, 0, 7)  # 7 rounds pass BigCrush
+        # -9: every bit but the one of value 8. 7 rounds of Philox pass BigCrush.
+        a, b, c, d = tl.philox(tl.load(seed), j & -9, i & -9, sequence_head, 0, 7)
+        random = tl.where(i & 8 != 0, tl.where(j & 8 != 0, d, c), tl.where(j & 8 != 0, b, a))
         survives = random.to(tl.float32) * 2.3283064365386963e-10 >= dropout  # 2^-32: [0, 2^32) to [0, 1]
-        tile = tl.where(survives, tile / (1 - dropout), 0.0)
+        tile = tl.where(survives, tile * (1 / (1 - dropout)), 0.0)
     return tile
 
 
@@ -77,8 +82,7 @@ INTERPRETED = tl.constexpr(isinstance(drop, InterpretedFunction))  # TRITON_INTE
 @triton.jit
 def product(a, b, PRECISION: tl.constexpr):
     """a @ b in float32; PRECISION says what float32 inputs may be rounded to."""
-    if (
-        INTERPRETED
-    ):  # its dot multiplies the bit patterns of bfloat16 (triton issue 11584); in float32 it is exact
+    if INTERPRETED:
+        # Its dot multiplies the bit patterns of bfloat16 (triton issue 11584); in float32 it is exact.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision=PRECISION)
