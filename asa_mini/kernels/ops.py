@@ -202,7 +202,7 @@ def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
             "mask": (128, 128, 8, 2),
             "forward": (128, 64, 8, 3),
             "query": (128, 64, 8, 2),
-            "key_value": (64, 128, 8, 2),
+            "key_value": (32, 128, 8, 2),
             "mask_gradient": (128, 64, 8, 2),
         }
     elif q.element_size() == 2:
