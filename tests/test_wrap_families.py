@@ -136,15 +136,19 @@ def test_wrapping_twice():
 
 @pytest.mark.parametrize("task", ["TokenClassification", "CausalLM"])
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
-def test_causal_decoder_does_not_look_ahead(task, padded):
-    model = wrapped(tiny("llama", task))
+@pytest.mark.parametrize("options", [{}, {"layers": [1]}, {"joint_pass": False}], ids=str)
+def test_causal_decoder_does_not_look_ahead(task, padded, options):
+    """Neither in the adversarial half, nor in the clean one, nor in a layer that is not attacked."""
+    model = wrapped(tiny("llama", task), **options)
     inputs = batch(padded=padded) | {"labels": torch.zeros(4, 8, dtype=torch.long)}
-    before = model(**inputs).adversarial_logits
+    before = model(**inputs)
     changed = inputs["input_ids"].clone()
     changed[:, 5] = 7
-    after = model(**inputs | {"input_ids": changed}).adversarial_logits
-    torch.testing.assert_close(after[:, :5], before[:, :5], rtol=1e-5, atol=1e-6)
-    assert (after[0, 5:] - before[0, 5:]).abs().amax(-1).min() > 1e-4  # later tokens do see it
+    after = model(**inputs | {"input_ids": changed})
+    for half in ("logits", "adversarial_logits"):
+        torch.testing.assert_close(after[half][:, :5], before[half][:, :5], rtol=1e-5, atol=1e-6)
+        moved = (after[half][0, 5:] - before[half][0, 5:]).abs().amax(-1)
+        assert moved.min() > 1e-4  # later tokens do see it
 
     for mask in model.masks(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
         assert mask.any() and not mask.triu(1).any()
