@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from attention_cases import every_backend
+from attention_cases import triton_only
 from safetensors.torch import load_file
 
 import asa_mini
@@ -60,10 +60,18 @@ def test_there_are_fixtures():
     assert CASES, f"no case.json below {FIXTURES}"
 
 
-@every_backend
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
-def test_values_and_gradients(backend, folder, joint):
-    case = Case(folder, joint, backend)
+def test_values_and_gradients(folder, joint):
+    check_values_and_gradients(Case(folder, joint))
+
+
+@triton_only
+@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
+def test_values_and_gradients_of_the_kernels(folder):
+    check_values_and_gradients(Case(folder, joint=True, backend="triton"))
+
+
+def check_values_and_gradients(case: Case) -> None:
     out = case.wrapped(**case.batch)
     for ours, theirs in [
         (out.logits, "logits"),

@@ -77,13 +77,13 @@ def test_compile():
     assert_same(gradients(model), grads)
 
 
-def test_five_steps_of_training_agree():
+def test_three_steps_of_training_agree():
     losses = {}
     for backend in ("reference", "triton"):
         model = wrapped(tiny(), backend=backend).to(DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         losses[backend] = []
-        for seed in range(5):
+        for seed in range(3):
             optimizer.zero_grad()
             loss = model(**on_device(batch(seed=seed))).loss
             loss.backward()
