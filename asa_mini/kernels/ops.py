@@ -16,7 +16,8 @@ from asa_mini.kernels.flash import (
     query_gradient_kernel,
 )
 
-# Rows of the adversary's score gradient that exist at one time: B rows L numbers, at most this many bytes.
+# The piece of the adversary's score gradient that exists at one time, B x rows x L numbers, takes about
+# this many bytes, or one tile of rows if that is more.
 CHUNK_BYTES = 2**28
 
 
@@ -193,8 +194,8 @@ def _precision() -> str:
 def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
     """Keywords of every kernel: M queries x N keys in a tile, width of its other side, warps and stages.
 
-    Chosen by compiling: the largest that leave the accumulators in registers and fit into the 99 KiB of
-    shared memory that Ampere's and Ada's consumer cards have.
+    Chosen by compiling, for few registers spilled (tests/compile_kernels.py says how many) and at most the
+    99 KiB of shared memory that Ampere's and Ada's consumer cards have.
     """
     dim = max(16, triton.next_power_of_2(q.shape[-1]))
     if q.element_size() == 2 and dim <= 64:
@@ -222,12 +223,12 @@ def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
             "mask_gradient": (64, 32, 8, 1),
         }
     tiles = {
-        name: dict(
-            M=m, N=n, BLOCK_D=dim, BLOCK_E=64 // q.element_size() * 2, num_warps=warps, num_stages=stages
-        )
+        name: dict(M=m, N=n, num_warps=warps, num_stages=stages)
         for name, (m, n, warps, stages) in sizes.items()
     }
-    del tiles["mask"]["BLOCK_D"]
-    for name in ("forward", "query", "key_value"):
-        del tiles[name]["BLOCK_E"]
-    return {**tiles, "delta": dict(M=64, BLOCK_D=dim, num_warps=4)}
+    tiles["delta"] = dict(M=64, num_warps=4)
+    for name in tiles.keys() - {"mask"}:
+        tiles[name]["BLOCK_D"] = dim
+    for name in ("mask", "mask_gradient"):  # the two that walk along E
+        tiles[name]["BLOCK_E"] = 128 // q.element_size()
+    return tiles
