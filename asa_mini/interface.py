@@ -36,14 +36,15 @@ class AsaPass:
     joint: bool  # the batch is [clean half; adversarial half]
     backend: str = "auto"
     gradient_reversal_scale: float = 1.0
-    record_masks: bool = False
     # Reentrant gradient checkpointing runs the layers first without gradients. The adversary sees detached
     # input, so its graph can be built all the same, and the kept units must not lose theirs.
     grad: bool = field(default_factory=torch.is_grad_enabled)
     # One entry per call of an attacked layer:
     kept_units: list[Tensor] = field(default_factory=list)  # scalar, kept units per sequence
     kept_share: list[Tensor] = field(default_factory=list)  # scalar, kept / allowed units
-    masks: list[Tensor] = field(default_factory=list)  # (B, L, L), if record_masks
+    # One entry per call of any layer, attacked or not, if a list is given to take them; both for analysis:
+    masks: list[Tensor] | None = None  # (B, L, L) boolean, True = kept and allowed
+    maps: list[Tensor] | None = None  # (B or 2B, H, L, L), attention weights
 
 
 @dataclass
@@ -84,23 +85,45 @@ def _asa_attention_forward(
     # By the rules of sdpa_attention_forward; a mask with a row for each query holds everything already.
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and (attention_mask is None or attention_mask.shape[2] == 1)
-    if adversary_projections is None:
-        return _plain_attention(module, query, key, value, attention_mask, causal, **kwargs)
+    inputs = dict(attention_mask=attention_mask, asa=asa, projections=adversary_projections, causal=causal)
+    output, kept = _attend(module, query, key, value, **inputs, **kwargs)
+    if not isinstance(asa, AsaPass):
+        return output, None
+    if kept is not None:
+        asa.kept_units.append(kept)
+        # Both halves of a joint pass have the same padding, so that this is right for them as well.
+        asa.kept_share.append(kept.detach() * len(query) / _count_allowed(attention_mask, causal, query))
+    if asa.masks is not None:
+        asa.masks.append(_kept_and_allowed(query, adversary_projections, attention_mask, causal, asa.joint))
+    if asa.maps is not None:  # the weights are what attention makes of the identity: softmax(S) I
+        one_hot = torch.eye(query.shape[2], dtype=value.dtype, device=value.device)
+        one_hot = one_hot.expand(*value.shape[:2], -1, -1)  # (B or 2B, Hkv, L, L)
+        maps, _ = _attend(module, query, key, one_hot, **inputs, **kwargs)
+        asa.maps.append(maps.transpose(1, 2))
+    return output, None
 
+
+def _attend(module, query, key, value, attention_mask, asa, projections, causal, **kwargs):
+    """Plain attention, or with projections the adversarial one, in a joint pass for the second half only.
+
+    Returns:
+        (B or 2B, L, H, D), and the kept units per sequence, a scalar; None for plain attention.
+    """
+    if projections is None:
+        return _plain_attention(module, query, key, value, attention_mask, causal, **kwargs), None
     clean = None
     if asa.joint:
         (clean_q, query), (clean_k, key), (clean_v, value) = (x.chunk(2) for x in (query, key, value))
         clean_mask = attention_mask
         if attention_mask is not None and attention_mask.shape[0] > 1:  # else one mask for all examples
             clean_mask, attention_mask = attention_mask.chunk(2)
-        clean, _ = _plain_attention(module, clean_q, clean_k, clean_v, clean_mask, causal, **kwargs)
-
+        clean = _plain_attention(module, clean_q, clean_k, clean_v, clean_mask, causal, **kwargs)
     with torch.set_grad_enabled(asa.grad):
         output, kept = asa_attention(
             query,
             key,
             value,
-            *adversary_projections,
+            *projections,
             attention_mask,
             causal=causal,
             scaling=kwargs.get("scaling"),
@@ -108,21 +131,29 @@ def _asa_attention_forward(
             gradient_reversal_scale=asa.gradient_reversal_scale,
             backend=asa.backend,
         )
-        asa.kept_units.append(kept.mean())
-    asa.kept_share.append(kept.detach().sum() / _count_allowed(attention_mask, causal, query))
-    if asa.record_masks:
-        mask = keep_mask(*(x.detach() for x in adversary_projections))
-        mask = mask * _past(query)[0] if causal else mask
-        asa.masks.append(mask if attention_mask is None else mask * attention_mask[:, 0])
+        kept = kept.mean()
     output = output.transpose(1, 2)  # (B, L, H, D)
-    return (output if clean is None else torch.cat([clean, output])).contiguous(), None
+    return (output if clean is None else torch.cat([clean, output])).contiguous(), kept
+
+
+def _kept_and_allowed(query, projections, attention_mask, causal, joint) -> Tensor:
+    """(B, L, L) boolean, of the attacked half of a joint pass; a layer without an adversary keeps all."""
+    length = query.shape[2]
+    kept = query.new_ones(query.shape[0] // (1 + joint), length, length, dtype=torch.bool)
+    if projections is not None:
+        kept = keep_mask(*(x.detach() for x in projections)).bool()
+    if causal:
+        kept = kept & _past(query)[0]
+    if attention_mask is not None:
+        kept = kept & attention_mask[-len(kept) :, 0]
+    return kept
 
 
 def _plain_attention(module, query, key, value, attention_mask, causal, **kwargs):
     """PyTorch's own attention, in which a mask replaces causality."""
     if causal and attention_mask is not None:
         attention_mask = attention_mask & _past(query)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=causal, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=causal, **kwargs)[0]
 
 
 def _past(query: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 
@@ -182,6 +183,20 @@ class AsaModel(nn.Module):
             kept_share=kept_share,
         )
 
+    @contextmanager
+    def attackable(self) -> Iterator[PreTrainedModel]:
+        """The plain model, dropout off, while a call of it with `asa=AsaPass(...)` meets the adversaries."""
+        self._check_wrapped()
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            self._set_attention("asa")
+            yield self.model
+        finally:
+            self.train(modes[self])  # sets the attention, too
+            for module, training in modes.items():
+                module.training = training
+
     @torch.no_grad()
     def masks(self, **batch: Tensor) -> list[Tensor]:
         """What the adversaries would switch off in a batch, dropout off.
@@ -190,18 +205,12 @@ class AsaModel(nn.Module):
             batch: keywords of the model without labels, input_ids (B, L) and so on.
 
         Returns:
-            Per call of an attacked layer (B, L, L), boolean, True = kept and allowed.
+            Per layer (B, L, L), boolean, True = kept and allowed; a layer that is not attacked keeps all.
         """
-        self._check_wrapped()
-        training, asa = self.training, AsaPass(joint=False, record_masks=True)
-        self.eval()
-        try:
-            self._set_attention("asa")
-            self.model(**batch, asa=asa)
-        finally:
-            self._set_attention(self._plain_attention)
-            self.train(training)
-        return [mask.bool() for mask in asa.masks]
+        asa = AsaPass(joint=False, backend=self.asa_backend, masks=[])
+        with self.attackable() as model:
+            model(**batch, asa=asa)
+        return asa.masks
 
     def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         config, batch = self.asa_config, {**batch, "return_dict": True}

@@ -53,7 +53,8 @@ def test_layers():
     out, gradients = step(model, **batch())
     assert out.kept_share.shape == (2,)
     assert {name.split(".")[1] for name in gradients if name.startswith("adversaries")} == {"0", "2"}
-    assert len(model.masks(input_ids=batch()["input_ids"])) == 2
+    masks = model.masks(input_ids=batch()["input_ids"])
+    assert [mask.all().item() for mask in masks] == [False, True, False]  # nobody attacks layer 1
 
 
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
@@ -139,6 +140,15 @@ def test_adversarial_pass_through_ordinary_attention():
     model.train().model.set_attn_implementation("eager")
     with pytest.raises(InputError, match="attn_implementation is 'eager'"):
         model(**batch())
+
+
+def test_masks_leave_every_mode_as_it_was():
+    model = wrapped(tiny())
+    model.model.eval()  # dropout off, while the wrapped model trains on
+    before = [module.training for module in model.modules()]
+    model.masks(input_ids=batch()["input_ids"])
+    assert [module.training for module in model.modules()] == before
+    assert model.config._attn_implementation == "asa"
 
 
 def test_masks_after_unwrap():
