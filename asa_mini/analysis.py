@@ -5,11 +5,16 @@ kept_share(records), entropy(...), ...          arrays; drawing them is left to 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
+from scipy.stats import bootstrap
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+from sklearn.feature_selection import chi2
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -61,6 +66,7 @@ def capture(
     texts: Sequence[str],
     max_length: int = 128,
     batch_size: int = 32,
+    perturb: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None = None,
     progress: bool = False,
 ) -> list[AttentionRecord]:
     """Run a sequence classifier over texts, clean and attacked, and keep its attention; dropout is off.
@@ -74,6 +80,8 @@ def capture(
         texts: n strings.
         max_length: longest sequence in tokens; longer texts are cut.
         batch_size: texts at one time; their maps take B N H L L 4 bytes, twice.
+        perturb: (model, batch) -> word embeddings (B, L, E) of the attacked half, see
+            `baselines.perturbed_embeddings`; by default they are those of the clean half.
         progress: show a progress bar.
 
     Raises:
@@ -91,14 +99,14 @@ def capture(
         with wrapped.attackable() as plain:
             for start in tqdm(range(0, len(texts), batch_size), disable=not progress, desc="capture"):
                 chosen = list(texts[start : start + batch_size])
-                records += _capture_batch(plain, tokenizer, chosen, max_length)
+                records += _capture_batch(plain, tokenizer, chosen, max_length, perturb)
     finally:
         if wrapped is not model:
             wrapped.unwrap()
     return records
 
 
-def _capture_batch(model, tokenizer, texts: list[str], max_length: int) -> list[AttentionRecord]:
+def _capture_batch(model, tokenizer, texts: list[str], max_length: int, perturb) -> list[AttentionRecord]:
     encoded = tokenizer(
         texts,
         truncation=True,
@@ -109,7 +117,11 @@ def _capture_batch(model, tokenizer, texts: list[str], max_length: int) -> list[
     )
     spans = encoded.pop("offset_mapping").numpy()  # (B, L, 2)
     asa = AsaPass(joint=True, backend="reference", masks=[], maps=[])
-    both = {name: torch.cat([x, x]).to(model.device) for name, x in encoded.items()}
+    batch = {name: x.to(model.device) for name, x in encoded.items()}
+    both = {name: torch.cat([x, x]) for name, x in batch.items()}
+    if perturb is not None:
+        clean = model.get_input_embeddings()(both.pop("input_ids")[: len(texts)])
+        both["inputs_embeds"] = torch.cat([clean, perturb(model, batch)])
     probabilities = model(**both, asa=asa).logits.float().softmax(-1).cpu().numpy().reshape(2, len(texts), -1)
     maps = np.stack([x.float().cpu().numpy() for x in asa.maps], 1)  # (2B, N, H, L, L)
     masks = np.stack([x.cpu().numpy() for x in asa.masks], 1)  # (B, N, L, L)
@@ -139,3 +151,156 @@ def _surface(encoded, tokenizer, text: str, row: int, token: int, spans: np.ndar
     words = encoded.word_ids(row)
     continues = token and words[token] == words[token - 1]
     return ("##" if continues else "") + text[start:end]
+
+
+KINDS = ("planted", "sentiment", "function", "other", "punctuation", "special")
+
+
+def sentiment_words(
+    texts: Sequence[str], labels: Sequence[int], exclude: Sequence[str] = (), level: float = 0.01
+) -> frozenset[str]:
+    """Words (lower case) that go with the label in these texts: a chi-squared test each, p < `level`.
+
+    Function words (scikit-learn's English stop words) and `exclude` (a planted shortcut) are left out.
+    """
+    counter = CountVectorizer(token_pattern=r"[^\W\d_][\w'-]*", binary=True)
+    p_values = chi2(counter.fit_transform(texts), labels)[1]
+    words = {word for word, p in zip(counter.get_feature_names_out(), p_values, strict=True) if p < level}
+    return frozenset(words - ENGLISH_STOP_WORDS - set(exclude))
+
+
+def token_kinds(
+    record: AttentionRecord, planted: Sequence[int] = (), sentiment: frozenset[str] = frozenset()
+) -> list[str]:
+    """One of `KINDS` for each token; a piece of a word has the kind of its word.
+
+    Args:
+        planted: indices of the planted word's tokens, see `AttentionRecord.tokens_of_word`.
+        sentiment: words in lower case, e.g. from `sentiment_words`.
+    """
+    words = {}  # token -> the word that it is a part of
+    for found in re.finditer(r"[^\W\d_][\w'-]*", record.text):
+        for token in record.tokens_at(*found.span()):
+            words.setdefault(token, found.group().lower())
+    kinds = []
+    for i, (start, end) in enumerate(record.spans):
+        word = words.get(i)
+        if i in planted:
+            kinds.append("planted")
+        elif start == end:
+            kinds.append("special")
+        elif word is None:
+            kinds.append("punctuation")
+        elif word in sentiment:
+            kinds.append("sentiment")
+        else:
+            kinds.append("function" if word in ENGLISH_STOP_WORDS else "other")
+    return kinds
+
+
+def masked_share(record: AttentionRecord) -> np.ndarray:
+    """(N, L): for each token as a key, the share of queries from which the adversary hid it."""
+    return 1 - record.kept.mean(1)
+
+
+def kept_share(records: Sequence[AttentionRecord]) -> np.ndarray:
+    """(n, N): share of the attention units kept, by text and layer."""
+    return np.stack([record.kept.mean((1, 2)) for record in records])
+
+
+def masked_by_kind(records: Sequence[AttentionRecord], kinds: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Which kinds of token lose attention: columns `text`, `kind`, `layer`, `masked` (mean `masked_share`).
+
+    Args:
+        kinds: per record one of `KINDS` for each token, see `token_kinds`.
+    """
+    rows = []
+    for text, (record, named) in enumerate(zip(records, kinds, strict=True)):
+        share = masked_share(record)  # (N, L)
+        for kind in sorted(set(named), key=KINDS.index):
+            chosen = share[:, [name == kind for name in named]].mean(1)
+            rows += [(text, kind, layer, masked) for layer, masked in enumerate(chosen)]
+    return pd.DataFrame(rows, columns=["text", "kind", "layer", "masked"])
+
+
+def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequence[int]]) -> np.ndarray:
+    """(n, N): does the adversary find the planted word? The area under the ROC curve within each text.
+
+    It is the probability that the planted token is hidden from more queries than another token of the text
+    (ties count one half); 0.5 is chance, 1 means that no other token is hidden as much. Special tokens do
+    not take part.
+
+    Args:
+        planted: per record the indices of the planted word's tokens; their mean is taken.
+    """
+    scores = []
+    for record, tokens in zip(records, planted, strict=True):
+        share = masked_share(record)
+        others = [i for i, (s, e) in enumerate(record.spans) if s < e and i not in set(tokens)]
+        if not len(tokens) or not others:
+            raise InputError(f"there must be a planted and another token in {record.text!r} (was it cut?)")
+        word, rest = share[:, list(tokens)].mean(1, keepdims=True), share[:, others]
+        scores.append(((word > rest) + 0.5 * (word == rest)).mean(1))
+    return np.stack(scores)
+
+
+def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """One row per text and layer, for paired comparisons of models on the same texts.
+
+    Args:
+        words: per record the indices of the tokens of one word, e.g. the planted one.
+
+    Returns:
+        Columns text, layer, kept (share of units), attention (that the word gets in the clean pass, mean over
+        heads and queries), entropy (nats, of the clean attention, mean over heads and queries), auroc (of the
+        word, see `shortcut_auroc`), moved (`total_variation` between clean and attacked, likewise a mean).
+    """
+    columns = {
+        "kept": kept_share(records),
+        "attention": np.stack(
+            [attention_on(record.clean, word) for record, word in zip(records, words, strict=True)]
+        ),
+        "entropy": np.stack([entropy(record.clean).mean((1, 2)) for record in records]),
+        "auroc": shortcut_auroc(records, words),
+        "moved": np.stack([total_variation(r.clean, r.adversarial).mean((1, 2)) for r in records]),
+    }
+    n, layers = columns["kept"].shape
+    place = {"text": np.repeat(np.arange(n), layers), "layer": np.tile(np.arange(layers), n)}
+    return pd.DataFrame(place | {name: values.ravel() for name, values in columns.items()})
+
+
+def attention_on(weights: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """Attention that the given keys receive together, mean over heads and queries: (N, H, L, L) -> (N,)."""
+    return weights[..., list(tokens)].sum(-1).mean((1, 2))
+
+
+def entropy(weights: np.ndarray) -> np.ndarray:
+    """Entropy in nats of each row of attention weights: (..., L) -> (...); log L is uniform attention."""
+    weights = np.asarray(weights, dtype=float)
+    return -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Share of the attention that has moved, row by row: sum |p - q| / 2, 0 to 1; (..., L) -> (...)."""
+    return np.abs(np.asarray(p, dtype=float) - q).sum(-1) / 2
+
+
+def divergence(records: Sequence[AttentionRecord]) -> np.ndarray:
+    """(n,): symmetric KL in nats between each text's two predictions, as in `symmetric_divergence`."""
+    p = np.stack([record.probabilities for record in records]).astype(float)
+    q = np.stack([record.adversarial_probabilities for record in records]).astype(float)
+    floor = np.finfo(np.float32).tiny
+    return ((p - q) * (np.log(p.clip(floor)) - np.log(q.clip(floor)))).sum(-1) / 2
+
+
+def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
+    """Mean over the first axis (texts) and its 95 % bootstrap interval: (n, ...) -> (..., 3), mean low high.
+
+    For a paired comparison give the differences, one per text.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise InputError(f"an interval needs at least 2 finite values, got {values.shape}")
+    options = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(seed)}
+    interval = bootstrap((values,), np.mean, axis=0, batch=100, **options).confidence_interval
+    return np.stack([values.mean(0), interval.low, interval.high], -1)

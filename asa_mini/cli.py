@@ -7,7 +7,10 @@ from pathlib import Path
 
 from asa_mini.errors import AsaError, DataFileError
 
-METHOD_HELP = "asa; rdrop: two dropout passes and the same divergence, no mask; naive: plain training"
+METHOD_HELP = (
+    "asa; rdrop: two dropout passes and the same divergence, no mask; naive: plain training; random_mask, "
+    "smoothing: plain training with a prior on attention"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +82,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.5, help="tau: pay of the adversary per kept unit"
     )
+    parser.add_argument("--strength", type=float, default=0.1, help="of random_mask or smoothing, 0 to 1")
     parser.add_argument(
         "--layers",
         type=int,
@@ -122,8 +126,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from asa_mini.models import load_model
     from asa_mini.training import TrainConfig, train
 
-    names = ("method", "temperature", "layers", "epochs", "learning_rate", "adversary_learning_rate")
-    names += ("batch_size", "max_length", "seed", "select", "bf16")
+    names = ("method", "temperature", "strength", "layers", "epochs", "learning_rate")
+    names += ("adversary_learning_rate", "batch_size", "max_length", "seed", "select", "bf16")
     config = TrainConfig(**{name: getattr(arguments, name) for name in names})
     dataset = _load(load, arguments, limit=arguments.limit)
     about = {"model": arguments.model, "dataset": arguments.dataset, "plant": arguments.plant}

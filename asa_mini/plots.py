@@ -1,8 +1,12 @@
-"""Shared figures. One colour, one meaning: blue is the model (theta), orange is the adversary (eta)."""
+"""Shared figures. One colour, one meaning.
+
+Blue is the model and what it does undisturbed (theta, the clean pass); orange is the adversary and what it
+makes of that (eta, the adversarial pass); a planted word is marked in magenta, in bold.
+"""
 
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,11 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from asa_mini.analysis import AttentionRecord
 from asa_mini.errors import InputError
 
 FIGURE_FOLDER = "build/figures"
 PALETTE = sns.color_palette("colorblind")
 MODEL_COLOR, ADVERSARY_COLOR = PALETTE[0], PALETTE[3]
+PLANTED_COLOR = "#a3177d"
 WALK_COLORS = ("0.15", PALETTE[2], PALETTE[4], PALETTE[5])  # both players' walk: neither's colour
 KEPT_COLOR, MASKED_COLOR = "#dce9f5", "#1f2a44"
 # A second cue beside the colour, for black-and-white prints and colour-blind readers.
@@ -122,11 +128,14 @@ def attention_heatmap(
     title: str = "",
     label: str = "attention weight (each row sums to 1)",
     vmax: float | None = None,
+    cmap: str = "Blues",
+    marked: Collection[int] = (),
 ) -> None:
     """Draw one (L, L) map: queries are rows, keys are columns.
 
     A boolean map is drawn as a mask (True = kept) in two colours with a legend, anything else as a
-    heat map with a colour bar that starts at 0; give `vmax` to compare several maps on one scale.
+    heat map with a colour bar that starts at 0; give `vmax` to compare several maps on one scale. The
+    tokens of the indices `marked` (a planted word) are printed bold and in `PLANTED_COLOR`.
 
     Raises:
         InputError: `weights` is not (L, L) with one token per row, or holds NaN or infinity.
@@ -145,10 +154,102 @@ def attention_heatmap(
         ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     else:
         bar = {"label": label, "shrink": 0.8}
-        sns.heatmap(weights.double().numpy(), cmap="cividis", vmin=0, vmax=vmax, cbar_kws=bar, **grid)
+        sns.heatmap(weights.double().numpy(), cmap=cmap, vmin=0, vmax=vmax, cbar_kws=bar, **grid)
     ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        for i in marked:
+            labels[i].set(color=PLANTED_COLOR, fontweight="bold")
+
+
+def map_pair(
+    axes: Sequence[Axes],
+    record: AttentionRecord,
+    layer: int,
+    head: int | None = None,
+    marked: Collection[int] = (),
+) -> None:
+    """Draw what one sentence attends to, clean (blue) and attacked (orange), on one scale.
+
+    Crosses in the second map are the units that the adversary switched off.
+
+    Args:
+        axes: two of them.
+        record: from `analysis.capture`.
+        layer, head: which map, counted from 0; no head draws the mean over all heads.
+        marked: indices of tokens to mark, e.g. `record.tokens_of_word(position)`.
+    """
+    layers, heads = record.clean.shape[:2]
+    for name, index, count in (("layer", layer, layers), ("head", head or 0, heads)):
+        if not 0 <= index < count:
+            raise InputError(f"there is no {name} {index}: the record has {count}, counted from 0")
+    maps = [x[layer].mean(0) if head is None else x[layer, head] for x in (record.clean, record.adversarial)]
+    shared = {"tokens": record.tokens, "marked": marked, "vmax": max(x.max() for x in maps)}
+    which = f"layer {layer}, " + ("mean of heads" if head is None else f"head {head}")
+    looks = ("clean", "Blues"), ("under attack", "Oranges")
+    for ax, weights, (kind, cmap) in zip(axes, maps, looks, strict=True):
+        attention_heatmap(ax, weights, title=f"{kind}: {which}", label="weight", cmap=cmap, **shared)
+    rows, columns = np.nonzero(~record.kept[layer])
+    axes[1].plot(columns + 0.5, rows + 0.5, "x", color="0.25", markersize=4, label="removed")
+    axes[1].set_xlabel("key (attended to); crosses: removed")
+
+
+def layer_profile(
+    ax: Axes,
+    profiles: Mapping[str, np.ndarray],
+    ylabel: str,
+    title: str = "",
+    colors: Mapping[str, object] | None = None,
+) -> None:
+    """Draw a quantity layer by layer: one line per label, with its interval as a band.
+
+    Args:
+        profiles: label -> (N,) values by layer, or (N, 3) rows of mean, low, high.
+        ylabel: what is drawn, with its unit.
+        colors: label -> colour; where it says nothing, the palette's.
+    """
+    if not profiles:
+        raise InputError("nothing to draw: give at least one profile")
+    for i, (name, profile) in enumerate(profiles.items()):
+        profile = np.asarray(profile, dtype=float)
+        if profile.ndim not in (1, 2) or (profile.ndim == 2 and profile.shape[1] != 3):
+            raise InputError(f"profile {name!r} must be (N,) or (N, 3) for N layers, got {profile.shape}")
+        color = (colors or {}).get(name, WALK_COLORS[i % len(WALK_COLORS)])
+        mean = profile if profile.ndim == 1 else profile[:, 0]
+        style, marker = LINE_STYLES[i % len(LINE_STYLES)], "os^D"[i % 4]
+        ax.plot(mean, linestyle=style, marker=marker, markersize=5, color=color, label=name)
+        if profile.ndim == 2:
+            ax.fill_between(range(len(profile)), profile[:, 1], profile[:, 2], color=color, alpha=0.18)
+    ax.set(xlabel="layer", ylabel=ylabel, title=title, xticks=range(len(mean)))
+    if len(profiles) > 1:
+        ax.legend(fontsize="small")
+
+
+def loss_terms(axes: Sequence[Axes], terms: Sequence[Mapping]) -> None:
+    """Draw an ASA run by its terms: task loss and divergence on the left, kept share by layer on the right.
+
+    Args:
+        axes: two of them.
+        terms: one entry per step with `step`, `task_loss`, `divergence` (nats) and `kept_share` (by layer),
+            as in the `terms` of `training.train`'s metrics.
+    """
+    if not terms or "divergence" not in terms[0]:
+        raise InputError("these are not the terms of a run with ASA or R-Drop: there is no divergence")
+    table = pd.DataFrame(list(terms)).set_index("step")
+    axes[0].plot(table["task_loss"], color=MODEL_COLOR, label="task loss (clean half)")
+    axes[0].plot(table["divergence"], "--", color=ADVERSARY_COLOR, label="divergence")
+    axes[0].set(xlabel="step", ylabel="nats", title="What the encoder minimises")
+    axes[0].legend()
+    kept = 100 * np.array(table["kept_share"].tolist() if "kept_share" in table else [[]] * len(table))
+    for layer, color in enumerate(sns.color_palette("viridis", kept.shape[1])):
+        style = LINE_STYLES[layer % len(LINE_STYLES)]
+        axes[1].plot(table.index, kept[:, layer], style, color=color, label=f"layer {layer}")
+    axes[1].set(
+        xlabel="step", ylabel="units kept (%)", ylim=(0, 103), title="What the adversary leaves alone"
+    )
+    if kept.shape[1]:
+        axes[1].legend(fontsize="small", ncols=2)
 
 
 def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: str = "") -> None:

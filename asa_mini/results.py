@@ -12,20 +12,21 @@ FOLDER = Path(__file__).resolve().parents[1] / "results"
 
 def label(config: dict) -> str:
     """A run's name in tables and figures, without its number of epochs."""
-    names = {"naive": "plain", "rdrop": "R-Drop"}
-    return names.get(config["method"]) or f"ASA {config['temperature']:g}"
+    names = {"naive": "plain", "rdrop": "R-Drop", "asa": "ASA {temperature:g}"}
+    names |= {"random_mask": "random mask {strength:g}", "smoothing": "smoothing {strength:g}"}
+    return names[config["method"]].format(**config)
 
 
 def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
     """Every split of every run in results/NAME.json.
 
     Args:
-        name: "shortcut", "shortcut_unplanted", "sst2" or "planted".
+        name: "shortcut", "shortcut_unplanted", "sst2", "planted", "priors" or "priors_sst2".
         weights: "last", or "best" for those of the epoch with the lowest dev loss.
 
     Returns:
         One row per run and split: method (see `label`), epochs, seed, learning_rate, split, n, accuracy (%),
-        seconds_per_step, kept_share (list by layer, or None).
+        train_rows, seconds_per_step, kept_share (list by layer, or None).
 
     Raises:
         DataFileError: there is no such file.
@@ -45,6 +46,7 @@ def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
                     "learning_rate": config["learning_rate"],
                     "split": split,
                     "n": scores["n"],
+                    "train_rows": run["rows"]["train"],
                     "accuracy": 100 * scores["accuracy"],
                     "seconds_per_step": run["seconds_per_step"],
                     "kept_share": run.get("kept_share_last_epoch"),

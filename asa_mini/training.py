@@ -1,4 +1,4 @@
-"""Fine-tuning a text classifier: plain, under ASA, or under the R-Drop control."""
+"""Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
 import math
 import tempfile
@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from asa_mini.baselines import PRIORS, Prior, attention_prior
 from asa_mini.checkpoint import check_output, environment, finish_run, leave_run, start_run
 from asa_mini.data import tokenize
 from asa_mini.errors import InputError, NonFiniteLossError
@@ -38,7 +39,7 @@ from asa_mini.wrap import AsaConfig, wrap
 
 __all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train"]
 
-METHODS = ("asa", "rdrop", "naive")
+METHODS = ("asa", "rdrop", "naive", *PRIORS)
 
 
 @dataclass
@@ -46,8 +47,10 @@ class TrainConfig:
     """Options of `train`; the defaults follow the reference's GLUE runs.
 
     Args:
-        method: "asa"; "rdrop", two dropout passes and the same divergence, no mask; "naive", plain training.
-        temperature, alpha, layers, joint_pass: see `AsaConfig`; not used by "naive".
+        method: "asa"; "rdrop", two dropout passes and the same divergence, no mask; "naive", plain training;
+            "random_mask" or "smoothing", plain training with a `Prior` on attention.
+        temperature, alpha, layers, joint_pass: see `AsaConfig`; used by "asa" and "rdrop".
+        strength: of the prior, 0 to 1; used by "random_mask" and "smoothing".
         epochs: passes over the training set, fractions allowed.
         learning_rate: peak rate of AdamW (linear warm-up over the first tenth, then linear decay to zero).
         adversary_learning_rate: the adversaries' own rate; None takes `learning_rate`.
@@ -63,6 +66,7 @@ class TrainConfig:
     alpha: float = 1.0
     layers: list[int] | None = None
     joint_pass: bool = True
+    strength: float = 0.1
     epochs: float = 3.0
     learning_rate: float = 2e-5
     adversary_learning_rate: float | None = None
@@ -86,11 +90,14 @@ class TrainConfig:
                 raise InputError(f"{name} must be an integer, but is {getattr(self, name)!r}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be from 0 to {2**32 - 1}, but is {self.seed}")
-        self.asa_config()  # raises early
+        self.asa_config(), self.prior()  # raises early
 
     def asa_config(self) -> AsaConfig:
         layers = () if self.method == "rdrop" else self.layers
         return AsaConfig(self.temperature, self.alpha, layers, joint_pass=self.joint_pass)
+
+    def prior(self) -> Prior | None:
+        return Prior(self.method, self.strength) if self.method in PRIORS else None
 
 
 @dataclass
@@ -152,8 +159,9 @@ def train(
     check_max_length(model, config.max_length)
     check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
     plain = model
-    if config.method != "naive":
+    if config.method in ("asa", "rdrop"):
         model = wrap(model, config.asa_config())
+    prior = attention_prior(model, config.prior()) if config.method in PRIORS else nullcontext()
     tokens = tokenize(dataset, tokenizer, config.max_length)
     scratch = tempfile.TemporaryDirectory() if output is None else nullcontext(str(start_run(Path(output))))
     with scratch as folder, quiet_transformers():
@@ -171,7 +179,8 @@ def train(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         try:
-            trainer.train()
+            with prior:
+                trainer.train()
             metrics = _metrics(trainer, tokens, config, clock) | (about or {})
             if output is not None:
                 trainer.save_model(f"{folder}/final")

@@ -79,7 +79,7 @@ def test_train_then_evaluate(train, tmp_path, capsys):
 
 def test_data_folder_from_the_environment(train, tmp_path, monkeypatch):
     monkeypatch.setenv("ASA_DATA_DIR", str(tmp_path / "data"))
-    assert train("--method", "naive", data_dir=False) == 0
+    assert train("--method", "smoothing", "--strength", 0.2, data_dir=False) == 0
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_data_folder_from_the_environment(train, tmp_path, monkeypatch):
     [
         (["--dataset", "imdb"], ["unknown dataset 'imdb'", "shortcut, sst2"]),
         (["--model", "/no/such/folder"], ["cannot load model '/no/such/folder'"]),
+        (["--method", "smoothing", "--strength", 2], ["strength of a prior must be from 0 to 1, but is 2.0"]),
         (["--method", "freelb"], ["unknown method 'freelb'", "asa, rdrop, naive"]),
         (["--select", "first"], ["select must be 'last' or 'best'"]),
         (["--temperature", "-0.5"], ["temperature must be a finite number >= 0", "-0.5"]),
@@ -251,4 +252,4 @@ def test_as_a_program(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "asa_mini: error: unknown method 'x'; choose one of asa, rdrop, naive\n"
+    assert done.stderr == f"asa_mini: error: unknown method 'x'; choose one of {', '.join(METHODS)}\n"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asa_mini import plots
+from asa_mini.analysis import AttentionRecord
 from asa_mini.errors import InputError
 
 
@@ -112,6 +113,68 @@ def test_heatmap_labels_rows_as_queries_and_columns_as_keys(ax, dtype):
     assert ax.get_title() == "one head"
     np.testing.assert_allclose(ax.collections[0].get_array().reshape(2, 2), [[0.25, 0.75], [1, 0]])
     assert "attention weight" in ax.figure.axes[-1].get_ylabel()  # the colour bar
+
+
+def test_heatmap_marks_the_planted_word(ax):
+    plots.attention_heatmap(ax, torch.eye(3), ["a", "b", "c"], marked=[1])
+    for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [tick.get_color() == plots.PLANTED_COLOR for tick in ticks] == [False, True, False]
+
+
+def record():
+    """Two layers, two heads, three tokens; the adversary of layer 1 hides key 2 from query 0."""
+    rng = np.random.default_rng(0)
+    clean, adversarial = rng.dirichlet(np.ones(3), size=(2, 2, 2, 3))
+    kept = np.ones((2, 3, 3), dtype=bool)
+    kept[1, 0, 2] = False
+    p = np.array([0.5, 0.5])
+    return AttentionRecord("a b c", ["a", "b", "c"], np.zeros((3, 2)), clean, adversarial, kept, p, p)
+
+
+@pytest.mark.parametrize("head", [None, 0, 1])
+def test_map_pair_draws_both_maps_on_one_scale_and_what_was_removed(head):
+    axes, drawn = plt.subplots(1, 2)[1], record()
+    plots.map_pair(axes, drawn, layer=1, head=head)
+    for ax, weights in zip(axes, (drawn.clean, drawn.adversarial), strict=True):
+        expected = weights[1].mean(0) if head is None else weights[1, head]
+        np.testing.assert_allclose(ax.collections[0].get_array().reshape(3, 3), expected)
+    assert axes[0].collections[0].get_clim() == axes[1].collections[0].get_clim()
+    assert axes[1].get_lines()[0].get_xydata().tolist() == [[2.5, 0.5]]  # key 2, query 0
+    assert not axes[0].get_lines()
+
+
+@pytest.mark.parametrize(
+    "layer, head, message", [(2, None, "no layer 2"), (-1, None, "no layer -1"), (0, 2, "no head 2")]
+)
+def test_map_pair_refuses(layer, head, message):
+    with pytest.raises(InputError, match=message):
+        plots.map_pair(plt.subplots(1, 2)[1], record(), layer, head)
+
+
+def test_layer_profile_draws_values_and_intervals(ax):
+    band = np.array([[0.5, 0.4, 0.6], [0.7, 0.6, 0.9]])
+    plots.layer_profile(ax, {"plain": np.array([1, 2]), "ASA": band}, "entropy (nats)", colors={"ASA": "red"})
+    assert ax.get_xlabel() == "layer" and ax.get_ylabel() == "entropy (nats)"
+    plain, asa = ax.get_lines()
+    assert list(plain.get_ydata()) == [1, 2] and list(asa.get_ydata()) == [0.5, 0.7]
+    assert plain.get_linestyle() != asa.get_linestyle() and asa.get_color() == "red"
+    corners = ax.collections[0].get_paths()[0].vertices
+    assert corners[:, 1].min() == 0.4 and corners[:, 1].max() == 0.9
+    with pytest.raises(InputError, match="must be"):
+        plots.layer_profile(ax, {"wrong": np.zeros((2, 2))}, "x")
+
+
+def test_loss_terms_draws_each_term_and_each_layer():
+    terms = [
+        {"step": i, "task_loss": 1 / i, "divergence": i / 10, "kept_share": [0.5, i / 4]} for i in (1, 2, 3)
+    ]
+    left, right = axes = plt.subplots(1, 2)[1]
+    plots.loss_terms(axes, terms)
+    assert [list(line.get_ydata()) for line in left.get_lines()] == [[1, 1 / 2, 1 / 3], [0.1, 0.2, 0.3]]
+    assert [list(line.get_ydata()) for line in right.get_lines()] == [[50, 50, 50], [25, 50, 75]]
+    assert list(right.get_lines()[0].get_xdata()) == [1, 2, 3]
+    with pytest.raises(InputError, match="no divergence"):
+        plots.loss_terms(axes, [{"step": 1, "loss": 0.5}])
 
 
 def test_heatmap_of_a_mask_has_a_legend_and_no_colour_bar(ax):

@@ -76,7 +76,7 @@ def untimed(metrics):
     return {key: value for key, value in metrics.items() if key not in TIMED}
 
 
-@pytest.mark.parametrize("method", ["asa", "rdrop", "naive"])
+@pytest.mark.parametrize("method", ["asa", "rdrop", "naive", "random_mask", "smoothing"])
 def test_metrics(run, method):
     result = run(method)
     metrics = result.metrics
@@ -96,7 +96,7 @@ def test_metrics(run, method):
 
     assert [record["step"] for record in metrics["terms"]] == [1, 2, 3, 4, 5, 6]
     for record in metrics["terms"]:
-        if method == "naive":
+        if method not in ("asa", "rdrop"):
             assert set(record) == {"step", "loss"}
             continue
         expected = record["task_loss"] + record["divergence"] + 0.3**2 * record["kept_units"]
@@ -107,6 +107,17 @@ def test_metrics(run, method):
         else:
             assert record["kept_units"] == 0 and "kept_share" not in record
     json.dumps(metrics, allow_nan=False)
+
+
+def test_a_prior_changes_training_and_no_prior_does_not(run):
+    plain, *others = (
+        run(method, strength=strength).metrics["terms"]
+        for method, strength in [("naive", 0.1), ("smoothing", 0.0), ("smoothing", 0.3), ("random_mask", 0.3)]
+    )
+    losses = [[record["loss"] for record in terms] for terms in (plain, *others)]
+    assert losses[1] == losses[0]
+    for changed in losses[2:]:
+        assert changed != losses[0]
 
 
 def test_same_seed_repeats_to_the_last_digit_and_another_does_not(run, finished):

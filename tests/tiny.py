@@ -91,9 +91,10 @@ def batch(size: int = 4, length: int = 8, padded: bool = True, seed: int = 1, cl
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def checkpoint(model: asa_mini.AsaModel, reentrant: bool) -> asa_mini.AsaModel:
+def checkpoint(model: torch.nn.Module, reentrant: bool) -> torch.nn.Module:
     """Turn on gradient checkpointing, by the name that this version of transformers has for it."""
-    kind = "activation" if hasattr(model.model, "activation_checkpointing_enable") else "gradient"
+    new = hasattr(transformers.PreTrainedModel, "activation_checkpointing_enable")
+    kind = "activation" if new else "gradient"
     getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": reentrant})
     return model
 

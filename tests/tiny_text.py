@@ -7,7 +7,7 @@ from asa_mini.models import quiet_transformers
 
 GOOD, BAD = ("fine", "bright", "lovely"), ("dull", "poor", "weak")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = ("a", "very", "and", "film", "story", "cast", "meanwhile", "recently", *GOOD, *BAD)
+WORDS = ("a", "very", "and", "film", "story", "cast", "meanwhile", "recently", *GOOD, *BAD, "##s")
 
 
 def sentences(n: int, offset: int = 0) -> dict[str, list]:
@@ -28,16 +28,20 @@ def dataset() -> DatasetDict:
     return DatasetDict({split: Dataset.from_dict(sentences(*size)) for split, size in sizes.items()})
 
 
+def tokenizer() -> BertTokenizerFast:
+    """Knows `WORDS`, and that "films" is "film" and "##s"."""
+    return BertTokenizerFast(vocab={word: index for index, word in enumerate((*SPECIAL, *WORDS))})
+
+
 def save_model(folder, model_class=BertForSequenceClassification, **options) -> str:
     """Write a random BERT (2 layers, 32 wide, 40 positions, 2 labels) and its tokenizer to `folder`."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
-    tokenizer = BertTokenizerFast(vocab=vocabulary)
+    words = tokenizer()
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     set_seed(0)
-    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=40, **{**size, **options})
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=40, **{**size, **options})
     with quiet_transformers():
         model_class(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    words.save_pretrained(folder)
     return str(folder)
 
 
