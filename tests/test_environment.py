@@ -16,7 +16,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}
-NEED_NOTEBOOKS = {"notebooks.py", "plots.py"}  # the modules that only work with that extra
+NEED_NOTEBOOKS = {"notebooks.py", "plots.py", "explorer.py"}  # the modules that only work with that extra
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
