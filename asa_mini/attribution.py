@@ -66,12 +66,21 @@ def gradient_times_input(
     texts: Sequence[str],
     max_length: int = 128,
     batch_size: int = 64,
+    baseline: int | None = None,
 ) -> list[np.ndarray]:
-    """The same question without leaving anything out: gradient of the log-odds . word embedding.
+    """The same question without leaving anything out: gradient of the log-odds . (embedding - baseline).
 
     A word's number is the sum over its tokens, the first-order estimate of what its embeddings add to the
-    log-odds of the predicted class. Arguments and result are those of `leave_one_out`.
+    log-odds of the predicted class.
+
+    Args:
+        baseline: id of the token whose embedding stands for "nothing there", e.g. that of padding; None
+            takes zero, the textbook's choice, which a layer norm right after the embeddings can void.
+
+    Other arguments and the result are those of `leave_one_out`.
     """
+    table = model.get_input_embeddings().weight.detach()
+    nothing = torch.zeros_like(table[0]) if baseline is None else table[baseline]  # (E,)
     scores = []
     for start in range(0, len(texts), batch_size):
         chosen = list(texts[start : start + batch_size])
@@ -80,7 +89,7 @@ def gradient_times_input(
         x = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
         logits = model(inputs_embeds=x, **batch).logits
         (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
-        by_token = (gradient * x).sum(-1).detach().float().cpu().numpy()  # (B, L)
+        by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
         for text, row, places in zip(chosen, by_token, spans.tolist(), strict=True):
             words = [word.span() for word in re.finditer(r"\S+", text)]
             inside = [[s < end and start < e for s, e in places] for start, end in words]  # words x tokens

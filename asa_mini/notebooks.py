@@ -6,7 +6,9 @@ failing `!command` or a `sys.exit(0)` half way, and waits for ever for a hanging
 
 import argparse
 import ast
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 import signal
@@ -65,6 +67,12 @@ def read_notebook(path: Path, given: Mapping[str, Any] | None = None) -> Any:
         if defaults[name] is not None and type(value) is not wanted and not whole:
             raise NotebookError(f"{path.name}: parameter {name!r} takes {wanted.__name__}, not {value!r}")
     return notebook
+
+
+def sources_digest(notebook: Any) -> str:
+    """SHA-256 of all cells' types, ids and sources; a run stores it as `metadata.asa_mini.sources_sha256`."""
+    cells = [(cell.cell_type, cell.id, cell.source) for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def run_notebook(
@@ -176,6 +184,7 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
         raise failure(f"{type(error).__name__}: {error}") from error
 
     executed.metadata = source.metadata  # papermill's timings would make every refreshed notebook a change
+    executed.metadata["asa_mini"] = {"sources_sha256": sources_digest(executed)}
     for cell in executed.cells:
         if cell.cell_type == "code" and cell.source.strip() and not cell.execution_count:
             begun.append(cell)
@@ -256,9 +265,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="build/notebooks", help="folder for executed copies and HTML")
     parser.add_argument("--timeout", type=int, default=600, help="seconds allowed for each cell")
     parser.add_argument("--in-place", action="store_true", help="also store the outputs in the notebooks")
-    parameter = parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[])
-    parameter.metavar = ("NAME", "VALUE")
-    parameter.help = "replace a parameter's default by a Python literal, or else a text"
+    pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    what = "replace a parameter's default by a Python literal, or else a text"
+    parser.add_argument("-p", dest="parameters", help=what, **pair)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,11 +17,18 @@ def label(config: dict) -> str:
     return names[config["method"]].format(**config)
 
 
+def _read(name: str) -> dict:
+    path = FOLDER / f"{name}.json"
+    if not path.is_file():
+        raise DataFileError(f"{path} is missing; make it with: python results/experiments.py {name}")
+    return json.loads(path.read_text())
+
+
 def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
     """Every split of every run in results/NAME.json.
 
     Args:
-        name: "shortcut", "shortcut_unplanted", "sst2", "planted", "priors" or "priors_sst2".
+        name: "shortcut", "shortcut_unplanted", "sst2", "planted" or "priors".
         weights: "last", or "best" for those of the epoch with the lowest dev loss.
 
     Returns:
@@ -31,11 +38,8 @@ def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
     Raises:
         DataFileError: there is no such file.
     """
-    path = FOLDER / f"{name}.json"
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing; make it with: python results/experiments.py {name}")
     rows = []
-    for run in json.loads(path.read_text())["rows"]:
+    for run in _read(name)["rows"]:
         config = run["config"]
         for split, scores in (run if weights == "last" else run["best"])["results"].items():
             rows.append(
@@ -53,6 +57,38 @@ def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def read_attention(name: str) -> pd.DataFrame:
+    """What attention looked like after every run in results/NAME.json: "attention" or "attention_sst2".
+
+    Returns:
+        One row per run and layer: method, seed, layer, and means over the test texts of `analysis.measure`:
+        kept, attention, entropy, auroc, moved.
+    """
+    frames = []
+    for run in _read(name)["rows"]:
+        frame = pd.DataFrame(run["attention"]["by_layer"]).rename_axis("layer").reset_index()
+        frames.append(frame.assign(method=label(run["config"]), seed=run["config"]["seed"]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def against_plain(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of `read_attention` against the plain run of the same seed, mean over the layers.
+
+    Returns:
+        Indexed by method: `difference`, mean over the seeds, and `higher`, "2 of 3 seeds".
+    """
+    by_seed = table.pivot_table(index="seed", columns="method", values=column, sort=False)
+    difference = by_seed.sub(by_seed["plain"], axis=0).drop(columns="plain")
+    rows = {}
+    for method, values in difference.items():
+        values = values.dropna()
+        rows[method] = {
+            "difference": f"{values.mean():+.3f}",
+            "higher": f"{(values > 0).sum()} of {len(values)} seeds",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def summarise(runs: pd.DataFrame, splits: list[str]) -> pd.DataFrame:

@@ -35,9 +35,9 @@ from asa_mini.evaluation import (
 )
 from asa_mini.models import quiet_transformers
 from asa_mini.trainer import AsaTrainer
-from asa_mini.wrap import AsaConfig, wrap
+from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
-__all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train"]
+__all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
 
 METHODS = ("asa", "rdrop", "naive", *PRIORS)
 
@@ -199,6 +199,52 @@ def train(
             if plain is not model:
                 model.unwrap()
     return TrainResult(plain.eval(), tokenizer, metrics, trainer)
+
+
+def train_adversary(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    temperature: float,
+    steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int = 32,
+    max_length: int = 128,
+    seed: int = 0,
+) -> AsaModel:
+    """Let adversaries play alone against a trained model whose weights and dropout stand still.
+
+    Args:
+        model: a plain classifier; it is wrapped, and none of its weights changes.
+        texts: read in this order, `batch_size` at a time, from the start again when they are used up.
+        temperature: the adversaries' pay, see `AsaConfig`.
+        steps, learning_rate: updates of the adversaries by AdamW, and their rate.
+        seed: of the adversaries' first weights.
+
+    Returns:
+        The wrapped model in evaluation mode; `unwrap()` gives back the plain one.
+    """
+    if not len(texts) or min(steps, batch_size) < 1:
+        raise InputError("train_adversary needs at least one text, one step and one text in a batch")
+    check_max_length(model, max_length)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped = wrap(model, AsaConfig(temperature))
+    wrapped.train().model.eval()  # the adversarial pass runs in training mode, the dropout does not
+    players = list(wrapped.adversaries.parameters())
+    optimizer = torch.optim.AdamW(players, lr=learning_rate)
+    for step in range(steps):
+        chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
+        options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
+        batch = tokenizer(chosen, **options).to(model.device)
+        labels = torch.zeros(
+            len(chosen), dtype=torch.long, device=model.device
+        )  # no term that they enter moves
+        gradients = torch.autograd.grad(wrapped(**batch, labels=labels).loss, players)
+        for player, gradient in zip(players, gradients, strict=True):
+            player.grad = gradient
+        optimizer.step()
+    return wrapped.eval()
 
 
 def _arguments(config: TrainConfig, folder: str, progress: bool, keep: bool) -> TrainingArguments:

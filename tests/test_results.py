@@ -85,3 +85,18 @@ def test_readme_shows_what_was_measured():
     shown = text[text.index(readme.BEGIN) + len(readme.BEGIN) : text.index(readme.END)]
     assert shown == f"\n{readme.measured()}\n", "run: python results/readme.py"
     assert shown.strip()
+
+
+def test_attention_of_every_run_by_layer_and_against_plain(folder):
+    rows = []
+    runs = [("naive", 0, [1, 2]), ("asa", 0, [3, 2]), ("naive", 1, [5, 5]), ("asa", 1, [4, 5])]
+    for method, seed, entropy in [*runs, ("asa", 2, [9, 9])]:  # seed 2 has no plain run to compare with
+        row = run(method, 0.3, 2.0, seed, 0.5, 0)
+        rows.append(row | {"attention": {"n": 9, "by_layer": {"entropy": entropy, "kept": [1, 1]}}})
+    (folder / "looks.json").write_text(json.dumps({"rows": rows}))
+    table = results.read_attention("looks")
+    assert len(table) == 10
+    chosen = table[(table["method"] == "ASA 0.3") & (table["seed"] == 1)]
+    assert list(chosen["layer"]) == [0, 1] and list(chosen["entropy"]) == [4, 5]
+    against = results.against_plain(table, "entropy")
+    assert dict(against.loc["ASA 0.3"]) == {"difference": "+0.250", "higher": "1 of 2 seeds"}
