@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from asa_mini.results import gains, markdown_table, read_runs, summarise
+from asa_mini import results
+from asa_mini.results import gains, markdown_table, read_attention, read_runs, summarise
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
@@ -25,6 +26,13 @@ def measured() -> str:
         ("planted", planted, "**Real sentences with a planted shortcut word** (SST-2, agreement 0.9)"),
         ("shortcut", shortcut, "**The shipped corpus**, four layers, frozen embeddings (notebook 04)"),
         ("sst2", sst2, "**SST-2, all sentences**, nothing planted"),
+        (
+            "priors",
+            priors,
+            "**Hand-made priors on attention**, shipped corpus without the word (notebook 01)",
+        ),
+        ("attention", attention, "**What attention looks like**, shipped corpus (notebook 05)"),
+        ("attention_sst2", attention_sst2, "**The same on SST-2** with the planted word, 7 epochs"),
     ]
     present = [(name, table, title) for name, table, title in sections if (FOLDER / f"{name}.json").is_file()]
     return "\n".join(f"{title}. {source(name)}\n\n{table()}\n" for name, table, title in present)
@@ -91,6 +99,43 @@ def sst2() -> str:
     runs = read_runs("sst2")
     runs["method"] += runs["learning_rate"].map(", rate {:g}".format)
     return markdown_table(summarise(runs, ["dev", "test"]))
+
+
+def priors() -> str:
+    """Test accuracy by number of training sentences, and the gain on plain training, seed by seed."""
+    runs = read_runs("priors").query("split == 'test'")
+    table = {}
+    for rows, group in runs.groupby("train_rows"):
+        scores = group.pivot_table(index="seed", columns="method", values="accuracy", sort=False)
+        for method, values in scores.items():
+            gain = values - scores["plain"]
+            table[method, rows] = {"test": f"{values.mean():.1f} ± {values.std():.1f}"}
+            if method != "plain":
+                ahead = f"{(gain > 0).sum()} of {len(gain)} seeds"
+                table[method, rows] |= {"points": f"{gain.mean():+.1f}", "ahead": ahead}
+    frame = pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis(["method", "sentences"])
+    return markdown_table(frame.sort_index(level=1, sort_remaining=False))
+
+
+def attention(name: str = "attention") -> str:
+    """Means over layers and test sentences, seed by seed against plain; AUROC in the best layer."""
+    runs = read_attention(name)
+    table = results.against_plain(runs, "entropy").add_prefix("entropy ")
+    table = table.join(results.against_plain(runs, "attention").add_prefix("attention "))
+    best = runs.groupby(["method", "seed"])["auroc"].max().unstack("seed")
+    table["AUROC by seed"] = [
+        " ".join(f"{100 * x:.0f}" for x in best.loc[method].dropna()) for method in table.index
+    ]
+    return (
+        "Clean attention on `neutral`, minus plain training, mean over layers, sentences and seeds: entropy "
+        "of the rows (nats) and attention on the planted word. AUROC (%): how well the adversary's mask "
+        "singles out the planted word, best layer; 50 is chance, R-Drop has no mask.\n\n"
+        + markdown_table(table)
+    )
+
+
+def attention_sst2() -> str:
+    return attention("attention_sst2")
 
 
 def main() -> None:
