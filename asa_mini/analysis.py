@@ -146,11 +146,12 @@ def _capture_batch(model, tokenizer, texts: list[str], max_length: int, perturb)
 
 def _surface(encoded, tokenizer, text: str, row: int, token: int, spans: np.ndarray) -> str:
     start, end = spans[row, token]
-    if start == end:
+    surface = text[start:end].strip()  # some tokenizers count the space before a word as a part of it
+    if not surface:
         return tokenizer.convert_ids_to_tokens(int(encoded["input_ids"][row, token]))
     words = encoded.word_ids(row)
     continues = token and words[token] == words[token - 1]
-    return ("##" if continues else "") + text[start:end]
+    return ("##" if continues else "") + surface
 
 
 KINDS = ("planted", "sentiment", "function", "other", "punctuation", "special")

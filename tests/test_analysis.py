@@ -9,6 +9,11 @@ from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_auc_score
 from tiny import tiny, wrapped
 from tiny_text import tokenizer as tiny_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from asa_mini import analysis
 from asa_mini.errors import InputError
@@ -111,6 +116,18 @@ def test_tokens_read_as_in_the_text(tokenizer):
         assert "".join(record.tokens[i].removeprefix("##") for i in tokens) == word
     with pytest.raises(InputError, match="there is no word 99"):
         record.tokens_of_word(99)
+
+
+def test_tokens_of_a_byte_level_tokenizer_whose_spans_hold_the_space_before():
+    words = Tokenizer(BPE())
+    words.pre_tokenizer = ByteLevel(add_prefix_space=False, trim_offsets=False)
+    trainer = BpeTrainer(vocab_size=50, special_tokens=["[PAD]"], show_progress=False)
+    words.train_from_iterator(["film film very very s"] * 9, trainer)
+    model = tiny("modernbert")
+    words = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    record = capture(model, words, ["film very films", "film"])[0]
+    assert record.tokens == ["film", "very", "film", "##s"]
+    assert [record.tokens_of_word(i) for i in range(3)] == [[0], [1], [2, 3]]
 
 
 def test_capture_refuses(tokenizer):
