@@ -148,8 +148,21 @@ def test_write_back_is_stable(tmp_path):
     assert [cell.get("execution_count") for cell in stored.cells] == [1, None, 2, None, 3]
     assert stored.cells[2].outputs[0].data["text/plain"] == "4"
     assert [cell.metadata.get("tags") for cell in stored.cells] == [["parameters"], None, None, None, []]
-    assert set(stored.metadata) == {"kernelspec"} and texts[0].endswith("}\n")
+    assert set(stored.metadata) == {"kernelspec", "asa_mini"} and texts[0].endswith("}\n")
     assert sorted(file.name for file in (tmp_path / "in").iterdir()) == ["a.ipynb", "other.txt"]
+
+
+def test_a_run_leaves_the_digest_of_the_sources(tmp_path):
+    path = write_notebook(tmp_path / "in" / "a.ipynb", "steps + 1")
+    notebooks.run_notebook(path, tmp_path / "out" / "a.ipynb", write_back=True)
+    notebook = notebooks.read_notebook(path)
+    digests = [notebook.metadata["asa_mini"]["sources_sha256"]]
+    for field, value in {"outputs": [], "source": "more", "id": "other", "cell_type": "raw"}.items():
+        notebook.cells[2][field] = value
+        digests.append(notebooks.sources_digest(notebook))
+    notebook.cells.reverse()
+    digests.append(notebooks.sources_digest(notebook))
+    assert digests[0] == digests[1] and len(set(digests)) == 5
 
 
 def test_run_all_stops_at_the_first_failure(tmp_path, capsys):
