@@ -1,7 +1,7 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
 Read the modules in this order: gradient_reversal, adversary, attention, objective, wrap, data, training; then
-analysis, attribution and baselines, which look into trained models; then kernels, which is attention again,
+analysis, kinds, attribution and baselines, which look into trained models; then kernels, which is attention again,
 for a GPU.
 
 One set of letters everywhere:

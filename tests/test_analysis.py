@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from asa_mini import analysis
+from asa_mini import analysis, kinds
 from asa_mini.errors import InputError
 
 TEXTS = ["a very fine film", "films and a dull story", "the weak cast, meanwhile poor"]  # "the": unknown
@@ -173,9 +173,9 @@ def test_masked_by_kind_counts_columns():
     kept[:, 2] = 0
     kept[0, 1] = 0
     record = record_of(kept)
-    kinds = analysis.token_kinds(record, planted=[2], sentiment=frozenset({"c"}))
-    assert kinds == ["special", "function", "planted", "sentiment", "special"]  # "a" is a stop word
-    table = analysis.masked_by_kind([record], [kinds]).set_index("kind")["masked"]
+    named = kinds.token_kinds(record, planted=[2], sentiment=frozenset({"c"}))
+    assert named == ["special", "function", "planted", "sentiment", "special"]  # "a" is a stop word
+    table = kinds.masked_by_kind([record], [named]).set_index("kind")["masked"]
     assert dict(table) == pytest.approx({"planted": 1, "function": 0.2, "sentiment": 0, "special": 0})
 
 
@@ -195,7 +195,7 @@ def test_sentiment_words_are_those_that_go_with_the_label():
     texts = ["the good film", "a good meal", "the bad film", "a bad meal"] * 10
     planted = [text + (" recently" if "good" in text else " meanwhile") for text in texts]
     labels = [1, 1, 0, 0] * 10
-    found = analysis.sentiment_words(planted, labels, exclude=("recently", "meanwhile"))
+    found = kinds.sentiment_words(planted, labels, exclude=("recently", "meanwhile"))
     assert found == {"good", "bad"}
 
 
