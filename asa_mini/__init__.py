@@ -1,8 +1,8 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
 Read the modules in this order: gradient_reversal, adversary, attention, objective, wrap, data, training; then
-analysis, kinds, attribution and baselines, which look into trained models; then kernels, which is attention again,
-for a GPU.
+analysis, kinds, attribution and baselines, which look into trained models; then kernels, which is attention
+again, for a GPU.
 
 One set of letters everywhere:
     B batch   H heads   L length   D head dimension   E hidden size = H D   C classes
