@@ -262,8 +262,18 @@ def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: st
     if missing := {"run", "split", "accuracy"} - set(runs.columns):
         raise InputError(f"the runs need a column {min(missing)!r}")
     shown = {"data": runs, "x": "run", "y": "accuracy", "hue": "split", "hue_order": list(splits), "ax": ax}
-    sns.barplot(**shown, errorbar=None, alpha=0.75)
-    sns.stripplot(**shown, dodge=True, jitter=False, palette="dark:black", size=4, legend=False)
+    shades = sns.light_palette(PLANTED_COLOR, len(splits) + 1)[1:]  # neither player's colour
+    sns.barplot(**shown, errorbar=None, palette=shades)
+    sns.stripplot(
+        **shown,
+        dodge=True,
+        jitter=False,
+        palette="dark:black",
+        size=5,
+        edgecolor="white",
+        linewidth=0.7,
+        legend=False,
+    )
     ax.axhline(50, color="0.4", linestyle=":", linewidth=1)  # chance
     ax.set(xlabel="", ylabel="accuracy (%)", ylim=(0, 100), title=title)
     ax.tick_params(axis="x", rotation=30)
