@@ -94,7 +94,7 @@ def save_explorer(
 def show_explorer(
     records: Sequence[AttentionRecord],
     marked: Sequence[Sequence[int]] | None = None,
-    height: int = 860,
+    height: int = 1080,
     title: str = TITLE,
 ) -> None:
     """Display the page in a notebook, as the output of a cell; it stays in the HTML copy of the notebook.
