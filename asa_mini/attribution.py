@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from asa_mini.errors import InputError
+from asa_mini.evaluation import check_max_length
 
 
 def margin(logits: Tensor, classes: Tensor) -> Tensor:
@@ -98,5 +99,6 @@ def gradient_times_input(
 
 
 def _encode(model, tokenizer, texts: list[str], max_length: int, **options):
+    check_max_length(model, max_length)
     options |= {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
     return tokenizer(texts, **options).to(model.device)

@@ -237,9 +237,8 @@ def train_adversary(
         chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
         options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
         batch = tokenizer(chosen, **options).to(model.device)
-        labels = torch.zeros(
-            len(chosen), dtype=torch.long, device=model.device
-        )  # no term that they enter moves
+        # Any labels do: the task loss that they enter does not depend on the adversaries.
+        labels = torch.zeros(len(chosen), dtype=torch.long, device=model.device)
         gradients = torch.autograd.grad(wrapped(**batch, labels=labels).loss, players)
         for player, gradient in zip(players, gradients, strict=True):
             player.grad = gradient

@@ -129,8 +129,8 @@ def attention(name: str = "attention") -> str:
     return (
         "Clean attention on `neutral`, minus plain training, mean over layers, sentences and seeds: entropy "
         "of the rows (nats) and attention on the planted word. AUROC (%): how well the adversary's mask "
-        "singles out the planted word, best layer; 50 is the mean of untrained ones, each of which strays "
-        "from it (notebook 05); R-Drop has no mask.\n\n" + markdown_table(table)
+        "singles out the planted word, best layer; 50 is chance, but untrained ones stray far from it "
+        "(notebook 05, on the shipped corpus); R-Drop has no mask.\n\n" + markdown_table(table)
     )
 
 

@@ -13,11 +13,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from asa_mini.analysis import capture, kept_share
 from asa_mini.checkpoint import load_adversaries
 from asa_mini.errors import DataFileError, InputError, NonFiniteLossError, OutputExistsError
 from asa_mini.models import load_model
-from asa_mini.training import TrainConfig, environment, evaluate, train, train_adversary
+from asa_mini.training import TrainConfig, environment, evaluate, train
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
 CONFIG = {"epochs": 2.0, "batch_size": 8, "max_length": 30, "learning_rate": 1e-3, "temperature": 0.3}
@@ -300,23 +299,3 @@ def test_evaluate_repeats_what_train_measured(finished):
     scores = evaluate(model, tokenizer, tiny_text.dataset(), batch_size=16, max_length=30, progress=False)
     for split in ("dev", "test"):
         assert scores[split] == pytest.approx(result.metrics["results"][split])
-
-
-def test_an_adversary_that_plays_alone_moves_nothing_but_itself(tmp_path):
-    model, words = load_model(tiny_text.save_model(tmp_path / "model", initializer_range=0.1))
-    before = {name: p.clone() for name, p in model.eval().named_parameters()}
-    texts = tiny_text.dataset()["train"]["text"][:]
-    kept, first = [], None
-    for steps in (1, 20):
-        wrapped = train_adversary(model, words, texts, 2.0, steps, batch_size=8, max_length=30)
-        assert not wrapped.training and wrapped.asa_config.temperature == 2.0
-        kept.append(kept_share(capture(wrapped, words, texts, max_length=30)).mean())
-        first = first or {name: p.clone() for name, p in wrapped.adversaries.named_parameters()}
-        moved = [not torch.equal(p, first[name]) for name, p in wrapped.adversaries.named_parameters()]
-        assert any(moved) == (steps == 20)
-        wrapped.unwrap()
-    assert kept[0] < 0.9 and kept[1] > 0.99  # well paid, it learns to keep
-    for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) and p.grad is None
-    with pytest.raises(InputError, match="at least one text"):
-        train_adversary(model, words, [], 0.1)
