@@ -22,19 +22,13 @@ from safetensors.torch import load_file, save_file
 
 import asa_mini
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
+from asa_mini.files import write_json
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
 ADVERSARY_CONFIG = "asa_adversary.json"
 METRICS = "metrics.json"
 UNFINISHED = "unfinished"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def save_adversaries(model: AsaModel, folder: str | Path) -> None:

@@ -9,7 +9,6 @@ import base64
 import html
 import json
 import operator
-import os
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from asa_mini.analysis import AttentionRecord
 from asa_mini.errors import InputError
+from asa_mini.files import write_text
 
 PAGE = Path(__file__).with_name("explorer.html")  # what the reader does; the script below draws
 SCRIPT = Path(__file__).with_name("explorer.js")
@@ -83,12 +83,7 @@ def save_explorer(
     page, path = explorer_html(records, marked, title), Path(path)
     if not path.parent.is_dir():
         raise InputError(f"there is no folder for {path.name!r}; create the folder first")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def show_explorer(

@@ -25,8 +25,9 @@ from transformers import TrainerCallback
 
 from asa_mini.analysis import capture, divergence, measure
 from asa_mini.baselines import PRIORS
-from asa_mini.checkpoint import load_adversaries, write_json
+from asa_mini.checkpoint import load_adversaries
 from asa_mini.data import load
+from asa_mini.files import write_json
 from asa_mini.kinds import masked_by_kind, sentiment_words, token_kinds
 from asa_mini.models import load_model
 from asa_mini.planting import WORDS
