@@ -1,10 +1,11 @@
-"""The command line: `python -m asa_mini train | evaluate | bench | notebooks`."""
+"""The command line: `python -m asa_mini train | evaluate | bench | notebooks | exercises | grade`."""
 
 import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
+from asa_mini import exercises, grading, notebooks
 from asa_mini.errors import AsaError, DataFileError
 
 METHOD_HELP = (
@@ -43,7 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser("evaluate", help="accuracy of a classifier", formatter_class=_Formatter)
     )
     _add_bench(commands.add_parser("bench", help="measure what ASA costs", formatter_class=_Formatter))
-    _add_notebooks(commands.add_parser("notebooks", help="run the notebooks", formatter_class=_Formatter))
+    for name, module, help_text in (
+        ("notebooks", notebooks, "run the notebooks"),
+        ("exercises", exercises, "make the students' notebooks from the solutions"),
+        ("grade", grading, "grade students' notebooks"),
+    ):
+        command = commands.add_parser(name, help=help_text, formatter_class=_Formatter)
+        module.add_arguments(command)
+        command.set_defaults(run=module.main)
     return parser
 
 
@@ -159,8 +167,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from asa_mini.checkpoint import write_json
     from asa_mini.data import NUM_LABELS, load
+    from asa_mini.files import write_json
     from asa_mini.models import load_model
     from asa_mini.training import environment, evaluate
 
@@ -238,15 +246,8 @@ def _bench_attention(arguments: argparse.Namespace) -> None:
 
 
 def _write_bench(arguments: argparse.Namespace, result: dict) -> None:
-    from asa_mini.checkpoint import write_json
+    from asa_mini.files import write_json
     from asa_mini.training import environment
 
     if arguments.output:
         write_json(arguments.output, {**result, **environment()})
-
-
-def _add_notebooks(parser: argparse.ArgumentParser) -> None:
-    from asa_mini import notebooks
-
-    notebooks.add_arguments(parser)
-    parser.set_defaults(run=notebooks.main)

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from asa_mini.errors import AsaError, DataFileError, InputError, NotebookError
+from asa_mini.files import write_text
+from asa_mini.publishing import TAG
 
 KERNEL = "python3"
 KERNEL_ENVIRONMENT = {
@@ -70,8 +71,12 @@ def read_notebook(path: Path, given: Mapping[str, Any] | None = None) -> Any:
 
 
 def sources_digest(notebook: Any) -> str:
-    """SHA-256 of all cells' types, ids and sources; a run stores it as `metadata.asa_mini.sources_sha256`."""
-    cells = [(cell.cell_type, cell.id, cell.source) for cell in notebook.cells]
+    """SHA-256 of the cells' types, ids and sources; a run stores it as `metadata.asa_mini.sources_sha256`.
+
+    Badge and set-up cell are left out: a new address of the repository makes no output stale.
+    """
+    own = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
+    cells = [(cell.cell_type, cell.id, cell.source) for cell in own]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
@@ -116,10 +121,10 @@ def run_notebook(
         executed = _execute(source, path, partial, dict(parameters or {}), timeout)
         page, _ = nbconvert.HTMLExporter(embed_images=True).from_notebook_node(executed)
         text = nbformat.writes(executed) + "\n"
-        _write(html, page)
-        _write(output, text)
+        write_text(html, page)
+        write_text(output, text)
         if write_back:
-            _write(path, text)
+            write_text(path, text)
     except Exception:
         for stale in (html, output):
             stale.unlink(missing_ok=True)
@@ -201,16 +206,6 @@ def _require_jupyter() -> None:
 
 def _one_line(text: object, width: int = 400) -> str:
     return " ".join(str(text).split())[:width]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path` in one step, so that neither a reader nor a Ctrl-C ever meets half a file."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def run_all(

@@ -232,7 +232,7 @@ def test_help_explains_every_command_and_option_with_its_default(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     (commands,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    assert set(commands.choices) == {"train", "evaluate", "bench", "notebooks"}
+    assert set(commands.choices) == {"train", "evaluate", "bench", "notebooks", "exercises", "grade"}
     for command in commands.choices:
         assert re.search(rf"\n    {command}\s+[a-z]", text)
     for command in ("train", "evaluate"):
