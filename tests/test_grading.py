@@ -1,0 +1,308 @@
+"""Grading: whatever one student's notebook does costs that student alone."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from asa_mini import cli, grading, grading_report
+from asa_mini.errors import DataFileError
+from asa_mini.exercises import SOLUTION, student_version
+from asa_mini.grading_collect import Work, collect
+
+nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
+
+NAME = "ex02_gradient_reversal"
+ROOT = Path(__file__).parents[1]
+STEPS = [
+    "slopes",
+    "simultaneous_step",
+    "Reversal",
+    "reverse_by_detach",
+    "players_loss",
+    "largest_rate",
+    "play",
+]
+FOR_EVER = (
+    "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
+)
+FORMULA, INJECTION = "=HYPERLINK(0)", "<script>alert(1)</script> & more"
+
+
+def homework(path, steps=STEPS, after=(), change=()):
+    """Write a student's notebook: `steps` solved, cells inserted `after` one, cells with a `change`."""
+    solution = nbformat.read(ROOT / "notebooks" / "solutions" / f"{NAME}.ipynb", as_version=4)
+    solved = {cell.id: SOLUTION.sub(r"\2", cell.source) for cell in solution.cells}
+    notebook = student_version(solution, NAME)
+    for cell in notebook.cells:
+        if cell.id.removesuffix("-answer") in steps and cell.metadata.get("nbgrader", {}).get("solution"):
+            cell.source = solved[cell.id]
+    ids = [cell.id for cell in notebook.cells]
+    for step, source in change:
+        notebook.cells[ids.index(step)].source = source
+    for step, *sources in after:
+        place = next(i for i, cell in enumerate(notebook.cells) if cell.id == step) + 1
+        notebook.cells[place:place] = map(nbformat.v4.new_code_cell, sources)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook))
+
+
+def misbehaviour(victim, port, other):
+    """{cell: what its error says}; nothing of this may reach beyond the notebook's own process and folder."""
+    outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
+    return {
+        "import os, shutil, sys, socket, subprocess\nsys.exit(3)": "asked to exit",
+        "exit()": "asked to exit",
+        "os.kill(os.getppid(), 9)": "no other process: os.kill",
+        f"shutil.rmtree({outside})": "no change outside",
+        f"os.remove({kept})": "no change outside",
+        f"os.unlink('kept.txt', dir_fd=os.open({outside}, os.O_RDONLY))": "no change outside",
+        f"os.rename({kept}, 'mine.txt')": "no change outside",
+        f"open({outside} + '/new.txt', 'w')": "no writing outside",
+        f"os.symlink({outside}, 'link'); open('link/new.txt', 'a')": "no writing outside",
+        f"open({str(other)!r}).read()": "no reading of other notebooks",
+        f"socket.create_connection(('127.0.0.1', {port}))": "no network",
+        f"socket.socket().connect(('127.0.0.1', {port}))": "no network: socket.connect",
+        "!ls": "no other process",
+        "subprocess.run(['ls'])": "no other process",
+        "os.system('ls')": "no other process: os.system",
+        "os.fork()": "no other process: os.fork",
+        "input()": "EOFError",
+        "try: open('large', 'wb').write(bytes(60 * 2**20))\nfinally: os.remove('large')": "OSError",
+        "while True: print('x' * 10**7)": "TimeoutError: no result after 3 s",
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd": "its __str__ stopped",
+        "f(": "SyntaxError",
+    }
+
+
+ALLOWED = [  # no errors, and no harm to what comes after
+    "%matplotlib inline\nimport matplotlib.pyplot as plt, asa_mini.plots as plots\n"
+    "fig, ax = plt.subplots(); ax.plot([1, 2]); plots.show_figure(fig, 'mine', 'a line')",
+    "import tempfile\nwith tempfile.TemporaryDirectory() as d: open(d + '/a', 'w').write('a')",
+    "open('a.txt', 'w').write('a'); os.rename('a.txt', 'b.txt'); os.remove('b.txt'); open(os.devnull, 'w')",
+    "import inspect\ndef shown(): pass\nassert 'pass' in inspect.getsource(shown)",
+    "import builtins, asa_mini, asa_mini.checks.harness as harness\n"
+    "print = check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = print\n"
+    "builtins.open = None\nsys.stdout.close()",
+    "os.chdir('/')",
+]
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A class run once: the lines printed, rows of the CSV by student, the HTML, and who must be unharmed."""
+    base = tmp_path_factory.mktemp("class")
+    students, victim, output, temporary = (base / name for name in ("in", "victim", "out", "tmp"))
+    for folder in (students / "empty", students / "__MACOSX", victim, temporary):
+        folder.mkdir(parents=True)
+    (victim / "kept.txt").write_text("kept")
+    good = students / "good" / "assignment" / f"{NAME}.ipynb"
+    more = "check.slopes(slopes)\nlater = 1"  # such a cell may define what a later one needs
+    homework(good, change=[("slopes-check", more)], after=[("slopes-answer", "assert later == 1")])
+    homework(students / "good" / ".ipynb_checkpoints" / f"{NAME}-checkpoint.ipynb", steps=[])
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    bad = misbehaviour(victim, server.getsockname()[1], good)
+    homework(students / "tricks" / "homework.ipynb", after=[("slopes", *bad, *ALLOWED)])
+    homework(students / "loop.ipynb", after=[("simultaneous_step", FOR_EVER)])
+    homework(students / "leave.ipynb", after=[("Reversal", "import os; os._exit(0)")])
+    homework(students / "memory.ipynb", after=[("slopes", "import time; x = b'x' * 10**9\ntime.sleep(60)")])
+    files = "import time\nfor i in range(12): open(str(i), 'wb').write(bytes(10**7))\ntime.sleep(1.5)"
+    homework(students / "disk.ipynb", after=[("largest_rate", files)])
+    change = [("largest_rate", "def largest_rate(c):\n    while True: pass"), ("play-answer", INJECTION)]
+    change += [("slopes", "def slopes(theta, eta, c):\n    return 0.0, 0.0")]
+    change += [("slopes-check", "check.slopes(slopes)\n1 / 0")]  # the check would have stopped it
+    homework(students / f"{FORMULA}.ipynb", steps=["Reversal"], change=change)
+    (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [')
+    (students / "stranger.ipynb").write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    (students / "list.txt").write_text("")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(grading, "DISK", 50)
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr("tempfile.tempdir", str(temporary))
+        options = ["--output", str(output), "--timeout", "9", "--memory", "1024", "--jobs", "2"]
+        assert cli.main(["grade", str(students), *options]) == 0
+    with pytest.raises(BlockingIOError):
+        server.accept()  # nobody has called
+    server.close()
+    assert list(temporary.iterdir()) == []
+    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+    assert sorted(path.name for path in output.iterdir()) == ["grades.csv", "grades.html"]
+    html = (output / "grades.html").read_text(encoding="utf-8")
+    with open(output / "grades.csv", encoding="utf-8-sig", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    return printed.getvalue().splitlines(), rows, html, bad
+
+
+def passed(graded, student):
+    return int(graded[1][student]["passed"]), graded[1][student]["notes"]
+
+
+def section(graded, student):
+    return re.search(rf"<h3>{re.escape(student)}: .*?</section>", graded[2], re.S)[0]
+
+
+def test_the_others_are_unharmed(graded):
+    assert passed(graded, "good") == (7, "")
+    assert graded[1]["good"] == {"student": "good", "passed": "7", "total": "7", NAME: "7 of 7", "notes": ""}
+
+
+def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
+    _, _, _, bad = graded
+    assert passed(graded, "tricks") == (7, f"{len(bad)} cells failed")
+    told = re.search("Cells that failed</h4><pre>(.*?)</pre>", section(graded, "tricks"), re.S)[
+        1
+    ].splitlines()
+    for line, (source, error) in zip(told, bad.items(), strict=True):
+        assert error in line, source
+
+
+@pytest.mark.parametrize(
+    ("student", "points", "note"),
+    [
+        ("loop", 2, r"stopped in cell \d+ \(import time\): no end after 9 s"),
+        ("leave", 3, r"its process ended in cell \d+ \(import os; os\._exit\(0\)\): exit code 0"),
+        ("memory", 1, r"stopped in cell \d+ \(import time; .*\): more than 1024 MiB of memory"),
+        ("disk", 6, r"stopped in .*: more than 50 MiB written to disk"),
+        ("damaged", 0, rf"damaged_{NAME}\.ipynb cannot be read: .*"),
+        (
+            "stranger",
+            0,
+            r"stranger\.ipynb is none of the exercises: .*",
+        ),
+        ("empty", 0, "no notebook"),
+        (f"'{FORMULA}", 1, ""),
+    ],
+)
+def test_each_costs_itself_alone(student, points, note, graded):
+    got, text = passed(graded, student)
+    assert got == points and re.fullmatch(note, text)
+
+
+def test_one_line_for_each_student(graded):
+    lines, rows, _, _ = graded
+    assert len(rows) == 10 and len(lines) == 12
+    names = [row["student"].removeprefix("'") for row in rows.values()]
+    assert [line.split()[0] for line in lines[:10]] == names == sorted(names)
+    assert len({line.index("/7") for line in lines[:10]}) == 1  # aligned
+    assert lines[-1] == "not notebooks, so not looked at: list.txt"
+
+
+def test_page_shows_the_failed_checks_and_the_answers(graded):
+    html, about = graded[2], section(graded, FORMULA)
+    assert "Step 1, slopes: the pair of slopes is not right\n" in about
+    assert "Step 6, largest_rate: your code stopped with TimeoutError in `largest_rate`, line 2" in about
+    assert "Unfinished: simultaneous_step, reverse_by_detach, players_loss, play" in about
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in about and "No answer: slopes, simul" in about
+    assert "Autograd never differentiates anything." in about
+    assert "<script" not in html and "http" not in html.replace("http-equiv", "")
+    row = re.search(r">5 players_loss</td>((<td>\d*</td>)+)", html)[1]  # 4 died, 1 is a stub, 1 damaged
+    assert re.findall(r"<td>(\d*)</td>", row) == ["3", "", "1", "4"]
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    homework(tmp_path / "in" / "a.ipynb", after=[("slopes", FOR_EVER)])
+    (tmp_path / "tmp").mkdir()
+    code = (
+        "import signal, sys\nfrom asa_mini.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())"
+    )
+    arguments = ["grade", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any("cell" in path.read_text() for path in (tmp_path / "tmp").rglob("results.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and error.splitlines()[-1] == "asa_mini: interrupted"
+    assert children and not any(child.is_running() for child in children)
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_newest_of_several_counts(tmp_path):
+    old, new = tmp_path / "ann" / "b.ipynb", tmp_path / "ann" / "deep" / "a.ipynb"
+    homework(old)
+    homework(new, steps=[])
+    os.utime(old, (1, 1))
+    (work,) = collect(tmp_path)
+    assert (work.student, work.file) == ("ann", "a.ipynb")
+    assert work.notes == [f"2 notebooks for {NAME}: a.ipynb is the newest; not b.ipynb"]
+    checks = {step: source for _, source, step in work.cells if step}
+    assert list(checks) == STEPS and "check" not in "".join(checks.values())  # the checks are ours to run
+
+
+def test_names_and_texts_that_no_file_can_hold(tmp_path):
+    """A mark at the start, half a character, control characters: none may stop the class."""
+    path = tmp_path / f"Zoë\x1b[31m_{NAME}.ipynb"
+    homework(path, change=[("play-answer", "half \ud800 of it")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (work,) = collect(tmp_path)
+    assert work.student == "Zoë [31m" and work.notes == [] and work.exercise == NAME
+    assert work.answers[-1][2] == "half ? of it"
+    grading_report.write([work], {NAME: STEPS}, tmp_path)
+    assert "half ? of it" in (tmp_path / "grades.html").read_text(encoding="utf-8")
+
+
+def test_what_was_not_handed_in_counts_as_zero(tmp_path, capsys):
+    works = [
+        Work("ann", exercise="a", outcomes={"x": ("passed", ""), "y": ("failed", "why")}),
+        Work("ann", exercise="b", outcomes={"z": ("passed", "")}, notes=["slow"]),
+        Work("bob", exercise="b", outcomes={"z": ("unfinished", "")}),
+    ]
+    grading_report.write(works, {"a": ["x", "y"], "b": ["z"]}, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["ann      2/3  b: slow", "bob      0/3  not handed in: a"]
+    rows = (tmp_path / "grades.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert rows == [
+        "student,passed,total,a,b,notes",
+        "ann,2,3,1 of 2,1 of 1,b: slow",
+        "bob,0,3,not handed in,0 of 1,not handed in: a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("nowhere",), "no folder"),
+        (("in",), "no notebook"),
+        (("in", "--timeout", "nan"), "--timeout must be at least 1"),
+        (("in", "--memory", "100"), "--memory must be at least 1024"),
+        (("in", "--jobs", "0"), "--jobs must be at least 1"),
+        (("in", "--output", "in/out"), "--output lies in the students' folder"),
+    ],
+)
+def test_wrong_arguments(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    assert cli.main(["grade", *options]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(DataFileError):
+        collect(Path("in"))
+
+
+def test_missing_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grading.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["grade", str(tmp_path)]) == 2
+    assert "grading needs nbformat: pip install 'asa_mini[notebooks]'" in capsys.readouterr().err
