@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help notebooks test lab lint clean
+.PHONY: help notebooks test site lab lint clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
+	rm -rf build/site build/site-trees build/jupyter_execute
+	$(BIN)/python -m sphinx -q -W --keep-going -c site -d build/site-trees . build/site
+	@echo "made build/site: open build/site/index.html in a browser"
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -33,5 +38,5 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "asa_mini needs Python 3.10 to 3.13, and $(PYTHON) is not one: try make PYTHON=python3.12" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks,test]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks,test,site]'
 	@touch $@

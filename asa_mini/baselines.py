@@ -101,7 +101,8 @@ def perturbed_embeddings(
     1706.06083): steps of 2.5 radius / steps, projected back into the ball. No labels are used.
 
     Args:
-        model: a classifier in evaluation mode. batch: its input_ids and attention_mask (B, L), and so on.
+        model: a classifier in evaluation mode.
+        batch: its input_ids and attention_mask (B, L), and so on.
         size: radius of the ball, relative to the norm of the example's embeddings.
         steps: number of gradients.
 

@@ -16,7 +16,8 @@ else:
 
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}
-NEED_NOTEBOOKS = {"notebooks.py", "plots.py", "explorer.py"}  # the modules that only work with that extra
+NEED_NOTEBOOKS = {"notebooks.py", "plots.py", "explorer.py", "exercises.py", "publishing.py"}
+NEED_NOTEBOOKS |= {"grading_collect.py", "grading_worker.py"}  # the modules that only work with that extra
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -48,7 +49,7 @@ def test_environment_has_the_bounds_of_pyproject(project, extras, environment_li
     assert f"python{project['requires-python']}" in stated
     assert stated.count("-e .") == stated.count("-c constraints.txt") == stated.count("pip") == 1
     packages = [line for line in stated if not line.startswith(("-", "python>", "pip"))]
-    wanted = parsed(project["dependencies"]) | extras["notebooks"] | extras["test"]
+    wanted = parsed(project["dependencies"]) | extras["notebooks"] | extras["test"] | extras["site"]
     assert len(packages) == len(wanted)
     found = parsed(packages)
     assert {name: str(item.specifier) for name, item in found.items()} == {
@@ -102,4 +103,5 @@ def test_imports_are_declared(project, extras):
     assert imported("asa_mini", without=NEED_NOTEBOOKS) <= core | gpu
     assert imported("asa_mini") <= core | gpu | notebooks
     assert imported("data") <= core
-    assert imported("tests") <= core | gpu | notebooks | set(extras["test"])
+    assert imported("tests") <= core | gpu | notebooks | set(extras["test"]) | set(extras["site"])
+    assert imported("site") <= gpu | set(extras["site"])
