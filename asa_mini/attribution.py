@@ -13,7 +13,17 @@ from asa_mini.evaluation import check_max_length
 
 
 def margin(logits: Tensor, classes: Tensor) -> Tensor:
-    """Log-odds of a class against all others: log p / (1 - p). logits (B, C), classes (B,) -> (B,)."""
+    """Log-odds of a class against all others: log p / (1 - p). logits (B, C), classes (B,) -> (B,).
+
+    Raises:
+        InputError: there is not one class for each row.
+    """
+    if classes.shape != logits.shape[:1]:  # torch would take the first rows, or broadcast, without a word
+        rows, count = len(logits), classes.numel()
+        raise InputError(
+            f"margin needs one class for each row: {rows} row{'s' * (rows != 1)}, "
+            f"{count} class{'es' * (count != 1)} of shape {tuple(classes.shape)} (expand a single one)"
+        )
     chosen = logits.gather(-1, classes[:, None])
     others = logits.masked_fill(torch.zeros_like(logits).scatter(-1, classes[:, None], 1).bool(), -torch.inf)
     return chosen[:, 0] - others.logsumexp(-1)

@@ -270,8 +270,11 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
 
     Raises:
         InputError (a ValueError): the model's family does not support it, it has no such head, it is
-            wrapped already, or `config.layers` is out of range.
+            wrapped already, `config` is no AsaConfig, or its `layers` are out of range.
     """
+    if not isinstance(config, AsaConfig | None):
+        kind = type(config).__name__
+        raise InputError(f"wrap takes an AsaConfig, not a {kind}: wrap(model, AsaConfig(temperature=0.3))")
     if isinstance(model, AsaModel) or any(
         isinstance(hook, AdversaryHook) for m in model.modules() for hook in m._forward_pre_hooks.values()
     ):

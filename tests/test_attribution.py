@@ -27,6 +27,13 @@ def test_margin_is_the_log_odds(classes):
     torch.testing.assert_close(margin(logits, torch.ones(5, dtype=torch.long)), (p / (1 - p)).log())
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (6, 1)])
+def test_margin_wants_a_class_for_each_row(shape):
+    """Most of these would broadcast, or leave rows out, in silence."""
+    with pytest.raises(InputError, match=r"one class for each row: 6 rows, .*expand a single one"):
+        margin(torch.randn(6, 3), torch.zeros(shape, dtype=torch.long))
+
+
 def test_leave_one_out_is_what_it_says():
     model = tiny(num_labels=3).eval()
     for text, scores in zip(TEXTS, leave_one_out(model, tokenizer(), TEXTS, **OPTIONS), strict=True):

@@ -47,6 +47,13 @@ def test_layers_out_of_range(layers, message):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("config, kind", [(0.3, "float"), (0, "int"), ({"layers": [0]}, "dict")])
+def test_config_of_another_type(config, kind):
+    message = rf"wrap takes an AsaConfig, not a {kind}: wrap\(model, AsaConfig\(temperature=0\.3\)\)"
+    with pytest.raises(InputError, match=message):
+        asa_mini.wrap(tiny(), config)
+
+
 def test_layers():
     model = wrapped(tiny(num_hidden_layers=3), layers=[2, 0])
     assert list(model.adversaries) == ["0", "2"]
