@@ -4,6 +4,9 @@ Read the modules in this order: gradient_reversal, adversary, attention, objecti
 analysis, kinds, attribution and baselines, which look into trained models; then kernels, which is attention
 again, for a GPU.
 
+The classroom is apart: checks (of the exercises, one module for each notebook), exercises, which makes the
+students' notebooks from the solutions, publishing, and grading.
+
 One set of letters everywhere:
     B batch   H heads   L length   D head dimension   E hidden size = H D   C classes
     An attention unit is one (query i, key j) cell of an L x L attention matrix.

@@ -78,8 +78,8 @@ def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Pa
 
     Raises:
         DataFileError: `source` holds no notebook.
-        InputError: `output` holds the originals, or what is published with solutions should be written without
-            them, or the guide lacks its marks.
+        InputError: `output` holds the originals, or is published with solutions though `show_solutions` is
+            False, or the guide lacks its marks.
         NotebookError: see `student_version`, `questions_and_answers` and `read_notebook`.
     """
     folder = source.parent
@@ -124,8 +124,8 @@ def questions_and_answers(solution: Any, name: str) -> str:
             why = WHY.search(question.source)
             if not why:
                 raise NotebookError(f"{name}, cell {question.id}: no **Why?** before the answer in {cell.id}")
-            asked = f"**`{cell.id.removesuffix('-answer')}`** *{' '.join(why[1].split())}*"
-            texts.append(f"{asked}\n\n{answer[2].strip()}")
+            asked = f"**`{cell.id.removesuffix('-answer')}`** {' '.join(why[1].split())}"
+            texts.append(f"{asked}\n\n{indent(answer[2].strip(), '> ')}")
     return "\n\n".join(texts)
 
 

@@ -135,7 +135,7 @@ def test_the_command_writes_all_that_follows_and_only_what_changed(folder, capsy
     assert cli.main(command) == 0
     assert capsys.readouterr().out.endswith("4 of 4 files changed\n")
     guide = (folder / "INSTRUCTORS.md").read_text()
-    assert "**`Both`** *Because of what?*\n\nThe secret." in guide
+    assert "**`Both`** Because of what?\n\n> The secret." in guide
     assert "old" not in guide and guide.startswith("# Guide") and guide.endswith("The end.\n")
     for name in ("00_lesson", "solutions/ex00", "exercises/ex00"):
         cells = read_notebook(folder / f"{name}.ipynb").cells

@@ -25,15 +25,8 @@ nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 
 NAME = "ex02_gradient_reversal"
 ROOT = Path(__file__).parents[1]
-STEPS = [
-    "slopes",
-    "simultaneous_step",
-    "Reversal",
-    "reverse_by_detach",
-    "players_loss",
-    "largest_rate",
-    "play",
-]
+STEPS = ["slopes", "simultaneous_step", "Reversal", "reverse_by_detach", "players_loss"]
+STEPS += ["largest_rate", "play"]
 FOR_EVER = (
     "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
 )
@@ -93,7 +86,7 @@ ALLOWED = [  # no errors, and no harm to what comes after
     "open('a.txt', 'w').write('a'); os.rename('a.txt', 'b.txt'); os.remove('b.txt'); open(os.devnull, 'w')",
     "import inspect\ndef shown(): pass\nassert 'pass' in inspect.getsource(shown)",
     "import builtins, asa_mini, asa_mini.checks.harness as harness\n"
-    "print = check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = print\n"
+    "check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = check\n"
     "builtins.open = None\nsys.stdout.close()",
     "os.chdir('/')",
 ]
@@ -164,10 +157,8 @@ def test_the_others_are_unharmed(graded):
 def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
     _, _, _, bad = graded
     assert passed(graded, "tricks") == (7, f"{len(bad)} cells failed")
-    told = re.search("Cells that failed</h4><pre>(.*?)</pre>", section(graded, "tricks"), re.S)[
-        1
-    ].splitlines()
-    for line, (source, error) in zip(told, bad.items(), strict=True):
+    told = re.search("Cells that failed</h4><pre>(.*?)</pre>", section(graded, "tricks"), re.S)[1]
+    for line, (source, error) in zip(told.splitlines(), bad.items(), strict=True):
         assert error in line, source
 
 

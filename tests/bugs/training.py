@@ -1,0 +1,246 @@
+"""Planted mistakes in the solutions of ex04_training: step -> (old text, new text, first line of the check's
+message, a regular expression)."""
+
+CLIP = (
+    "        for player in (self.encoder, self.adversary):\n"
+    "            torch.nn.utils.clip_grad_norm_(player, self.limit)\n"
+)
+SEED = "    torch.manual_seed(seed)\n"
+WRAP = "    wrapped = wrap(model, AsaConfig(temperature=temperature)).train()\n"
+LAST = "        wrapped(**batch).loss.backward()\n        optimizer.step()\n"
+LOOK = "    with torch.no_grad():\n        out = wrapped(**batch)\n"
+RDROP = "    return F.cross_entropy(first, labels) +"
+
+BUGS = {
+    "pay": [
+        ("temperature**2", "temperature", "not squared"),
+        (".sum() / len(mask)", ".sum()", "not divided by the batch size"),
+        ("(mask * real[:, None, :])", "mask", "padding is counted"),
+        ("real[:, None, :]", "real[:, :, None]", "must rule out keys"),
+        ("real[:, None, :]", "real[:, None, :] * real[:, :, None]", "units of padded queries count"),
+        ("mask * real", "(1 - mask) * real", "not for what it masks"),
+        ("temperature**2 *", "temperature**2 / max(len(masks), 1) *", "do not average"),
+        ("temperature**2", "-(temperature**2)", "the pay is positive"),
+        (".sum() / len(mask)", ".sum().detach() / len(mask)", "has no gradient"),
+        (".sum() / len(mask)", ".sum((1, 2))", "wrong shape"),
+    ],
+    "divergence": [
+        ("(p_q + q_p) / 2", "p_q", r"KL\[p \|\| q\] alone"),
+        ("(p_q + q_p) / 2", "q_p", r"KL\[q \|\| p\] alone"),
+        ("(p_q + q_p) / 2", "(p_q + q_p)", "two directions are added"),
+        (" / len(logits)", "", "not divided by the batch size"),
+        ("/ len(logits)", "/ logits.numel()", "mean was taken over all numbers"),
+        ("/ len(logits)", "/ (logits.numel() / logits.shape[-1])", "B alone, also if there are L tokens"),
+        ("(p_q + q_p) / 2", "(p_q - q_p) / 2", "second direction has the wrong sign"),
+        ("/ len(logits)", "/ len(logits) / torch.tensor(2.0).log()", "in bits"),
+        (", adversarial_logits.log_softmax(-1)", ", adversarial_logits.log_softmax(0)", "is not right"),
+        ("log_softmax(-1)", "log_softmax(1)", r"right for \(B, C\), wrong for \(B, L, C\)"),
+        ("log_softmax(-1)", "log_softmax(0)", "softmax runs over the batch"),
+        ("= logits.log_softmax(-1)", "= logits.detach().log_softmax(-1)", "no gradient reaches the clean"),
+        ("adversarial_logits.log", "adversarial_logits.detach().log", "no gradient reaches the adversarial"),
+        ("logits.log_softmax(-1)", "logits.softmax(-1).log()", "large logits give inf or nan"),
+        (
+            "    return (p_q + q_p) / 2 / len(logits)",
+            "    p_q = F.kl_div(log_q, log_p, reduction='sum')\n"
+            "    q_p = F.kl_div(log_p, log_q, reduction='sum')\n"
+            "    return (p_q + q_p) / 2 / len(logits)",
+            "say log_target=True",
+        ),
+    ],
+    "objective": [
+        ("F.cross_entropy(logits,", "F.cross_entropy(adversarial_logits,", "not of the adversarial ones"),
+        (
+            "F.cross_entropy(logits, labels)",
+            "F.cross_entropy(torch.cat([logits, adversarial_logits]), torch.cat([labels, labels]))",
+            "that of the clean logits alone",
+        ),
+        ("(logits, labels)", "(logits, labels, reduction='sum')", "not the sum"),
+        ("(logits, labels)", "(logits.softmax(-1), labels)", "cross_entropy takes logits"),
+        ("apart + paid", "apart - paid", "the pay is subtracted"),
+        ("task + alpha", "task - alpha", "the divergence is subtracted"),
+        ("alpha * apart", "apart", "alpha is not used"),
+        ("alpha * apart + paid", "alpha * (apart + paid)", "the divergence alone, not the pay"),
+        ("task + alpha * apart", "alpha * task + apart", "not the task loss"),
+        (" + paid\n", "\n", "pay is missing"),
+        ("= symmetric_divergence", "= alpha * symmetric_divergence", "return the divergence itself"),
+        ("gence(logits, adv", "gence(logits.detach(), adv", "reach the clean logits, too"),
+        ("gence(logits, adversarial_logits)", "gence(logits, adversarial_logits.detach())", "detach nothing"),
+        ("apart + paid", "apart + paid.detach()", "no gradient reaches the pay"),
+        ('{"loss": loss, ', "{", "needs the keys"),
+    ],
+    "joint_pass": [
+        ("torch.cat([torch.ones_like(keep), keep])", "torch.cat([keep, keep])", "acts on both halves"),
+        ("[torch.ones_like(keep), keep]", "[keep, torch.ones_like(keep)]", "the halves are swapped"),
+        ("torch.ones_like(keep)", "torch.zeros_like(keep)", "mask of zeros"),
+        ("torch.cat([x, x])", "x.repeat_interleave(2, 0)", "the halves are mixed"),
+        (
+            "    return logits, adversarial_logits",
+            "    return model(batch, torch.ones_like(keep)), model(batch, keep)",
+            "called 3 times",
+        ),
+        (".chunk(2)\n", "[:, 0].chunk(2)\n", "`logits` has the wrong shape"),
+        (".chunk(2)\n", "\n    adversarial_logits = logits\n", "stopped with ValueError.*unpack"),
+        (", keep])", ", keep.detach()])", "no gradient reaches `keep`"),
+        ("(doubled, both)", "(doubled, torch.ones_like(both))", "did not reach the second half"),
+        (
+            "return logits, adversarial_logits",
+            "return torch.cat([logits, adversarial_logits])",
+            "split the 2B",
+        ),
+        (
+            "    doubled = {name: torch.cat([x, x]) for name, x in batch.items()}",
+            "    for name in batch:\n        batch[name] = torch.cat([batch[name]] * 2)\n    doubled = batch",
+            "`batch` was changed",
+        ),
+    ],
+    "plain_steps": [
+        ("(2 * 3 + adversary) / 3", "2", "adversary's cost is missing"),
+        ("(attacked / layers) * ", "", "attacked layers only"),
+        ("(attacked / layers) * ", "attacked * ", "share their cost among all of them"),
+        (
+            "(2 * 3 + adversary) / 3",
+            "(2 * 3 * layers + layers * adversary) / 3",
+            "a plain step, too, runs all layers",
+        ),
+        ("(2 * 3 + adversary)", "(3 + adversary)", "an ASA step runs two halves"),
+        ("2 * 4 / 24", "2 * 2 * 4 / 24", "on the second half only"),
+        ("2 * 4 / 24", "3 * 4 / 24", "backward pass costs 1"),
+        ("2 * 4 / 24", "4 / 24", "backward pass is missing"),
+        ("(2 * 3 + adversary) / 3", "(2 * 3 + adversary)", "3 units of a plain step"),
+        ("(2 * 3 + adversary) / 3", "2 * 3 / 3 + adversary", "divide all units"),
+        ("asa_steps * cost", "asa_steps / cost", "the other way round"),
+        ("round(asa_steps * cost)", "int(asa_steps * cost)", "cut off"),
+        ("round(asa_steps * cost)", "asa_steps * cost", "round to the nearest whole step"),
+        ("round(asa_steps * cost)", "float(round(asa_steps * cost))", "must be an int"),
+    ],
+    "rdrop_loss": [
+        (
+            "torch.cat([inputs, inputs])).chunk(2)",
+            "inputs), None\n    second = first",
+            "each of the 6 must pass twice",
+        ),
+        ("entropy(first, labels)", "entropy(second, labels)", "that of the second pass"),
+        (
+            RDROP,
+            "    return (F.cross_entropy(first, labels) + F.cross_entropy(second, labels)) / 2 +",
+            "of both passes: take the first alone",
+        ),
+        (RDROP, RDROP + " F.cross_entropy(second, labels) +", "losses are added up"),
+        ("alpha * symm", "symm", "alpha is not used"),
+        (" + alpha * symm", " - alpha * symm", "nobody is adversarial"),
+        ("(first, second)\n", "(first, second.detach())\n", "the second pass is detached"),
+        ("gence(first, ", "gence(first.detach(), ", "the first pass is detached"),
+        ("torch.cat([inputs, inputs])", "inputs.repeat_interleave(2, 0)", "the passes are mixed"),
+        (
+            "first, second = model(torch.cat([inputs, inputs])).chunk(2)",
+            "first = model(inputs)\n    with torch.no_grad():\n        second = model(inputs)",
+            "ran without gradient",
+        ),
+        ("    first,", "    model.eval()\n    first,", "evaluation mode"),
+        (
+            "first, second = model(torch.cat([inputs, inputs])).chunk(2)",
+            "first = model(inputs)\n    second = model.eval()(inputs)\n    model.train()",
+            "evaluation mode",
+        ),
+        (
+            "symmetric_divergence(first, second)",
+            "symmetric_divergence(first, second).detach()",
+            "is detached: it must",
+        ),
+        ("entropy(first,", "entropy(first.softmax(-1),", "cross_entropy takes logits"),
+        (
+            "symmetric_divergence(first, second)",
+            "F.kl_div(second.log_softmax(-1), first.softmax(-1), reduction='batchmean')",
+            "one direction of the divergence is missing",
+        ),
+    ],
+    "paired_gain": [
+        ('run["split"] == split and ', "", "rows of other splits"),
+        ("scores[method].keys() & ", "scores[method].keys() | ", r"seed \d has only one of the two"),
+        ("scores[method][s] - scores[base][s]", "scores[base][s] - scores[method][s]", "method minus base"),
+        ("gain > 0", "gain >= 0", "a tie is not ahead"),
+        ("gain > 0", "gain < 0", "the base is ahead"),
+        ("statistics.stdev(", "statistics.pstdev(", "by n - 1, not by n"),
+        ("statistics.stdev(", "statistics.variance(", "this is the variance"),
+        ("statistics.stdev(gains)", "statistics.stdev(gains) / len(gains) ** 0.5", "standard error"),
+        (" if len(gains) > 1 else None", " if len(gains) > 1 else 0.0", "one seed has no spread"),
+        (" if len(gains) > 1 else None", " if len(gains) > 1 else float('nan')", "one seed has no spread"),
+        ('"seeds": len(gains)', '"seeds": len(scores[method])', "only seeds that both"),
+        (
+            "[scores[method][s] - scores[base][s] for s in shared]",
+            "[a - b for a, b in zip(scores[method].values(), scores[base].values())][: len(shared)]",
+            "not pairs of the same seed",
+        ),
+        ('"std": std}', '"sd": std}', "needs the keys"),
+    ],
+    "TwoPlayers": [
+        ("(self.encoder, self.adversary)", "[self.encoder + self.adversary]", "clipped together"),
+        (CLIP, "", "nothing is clipped"),
+        (
+            "list(model.model.parameters())\n        self.adversary = list(model.adversaries.parameters())",
+            "model.model.parameters()\n        self.adversary = model.adversaries.parameters()",
+            r"nothing is clipped.*make parameters\(\) a list",
+        ),
+        ("(self.encoder, self.adversary)", "[self.encoder]", "only the encoder is clipped"),
+        ("clip_grad_norm_", "clip_grad_value_", "not each value"),
+        ("        self.optimizer.zero_grad()\n", "", "pile up"),
+        ('"lr": adversary_lr', '"lr": lr', "does not learn at its own rate"),
+        (
+            '"lr": lr}, {"params": self.adversary, "lr": adversary_lr}',
+            '"lr": adversary_lr}, {"params": self.adversary, "lr": lr}',
+            "rates are swapped",
+        ),
+        ('"lr": adversary_lr', '"lr": adversary_lr, "maximize": True', "the wrong way: the reversal"),
+        (', {"params": self.adversary, "lr": adversary_lr}]', "]", "the adversary never moves"),
+        ("        self.optimizer.step()\n", "", "no weight has moved"),
+        ("getattr(out, name).item()", "getattr(out, name)", "must be floats"),
+        ("        names =", "        out = self.model(**batch)\n        names =", "before the update"),
+        (
+            CLIP + "        self.optimizer.step()\n",
+            "        self.optimizer.step()\n" + CLIP,
+            "before the step",
+        ),
+        ("SGD(groups)", "AdamW(groups)", "is not right"),
+        (
+            "list(model.model.parameters())",
+            "model.model.parameters()",
+            "parameters\\(\\) runs dry",
+        ),
+    ],
+    "attack": [
+        ("wrapped.adversaries.parameters()", "wrapped.parameters()", "the encoder has moved"),
+        ("    wrapped.unwrap()\n", "", "still wrapped"),
+        ("        optimizer.zero_grad()\n", "", "pile up"),
+        (
+            SEED + WRAP,
+            WRAP + SEED,
+            "two calls with one seed differ",
+        ),
+        ("AsaConfig(temperature=temperature)", "AsaConfig()", "does not reach AsaConfig"),
+        ("=temperature)", "=temperature**2)", "it takes the square"),
+        ("wrapped(**batch).loss.backward()", "(-wrapped(**batch).loss).backward()", "the loss is negated"),
+        ("        optimizer.step()\n", "", "never learned"),
+        (", lr=lr)", ")", "learning rate is not used"),
+        ("kept_share.mean()", "kept_share[0]", "not the first one"),
+        ("kept_share.mean()", "kept_share.sum()", "not their sum"),
+        (
+            LAST + LOOK,
+            "        out = wrapped(**batch)\n        out.loss.backward()\n        optimizer.step()\n"
+            "    out = wrapped(**batch) if steps == 0 else out\n",
+            "measured before the last update",
+        ),
+        (").train()", ")", r"in evaluation mode, where .*call \.train\(\)"),
+        (
+            "AsaConfig(temperature=temperature)",
+            "temperature",
+            r"wrap takes an AsaConfig, not a number: AsaConfig\(temp",
+        ),
+        ("out.divergence.item()", "out.loss.item()", "this is the loss"),
+        (".mean().item()", ".mean()", "must be floats"),
+        (
+            "out.kept_share.mean().item(), out.divergence.item()",
+            "out.divergence.item(), out.kept_share.mean().item()",
+            "first the kept share",
+        ),
+    ],
+}
