@@ -136,7 +136,8 @@ def missing_parts(notebook):
 
 def dead_links(notebook, folder=FOLDER):
     for number, cell in enumerate(notebook.cells, start=1):
-        for target in LINK.findall(cell.source) if cell.cell_type == "markdown" else ():
+        text = re.sub("`[^`]*`", "", cell.source) if cell.cell_type == "markdown" else ""
+        for target in LINK.findall(text):
             if re.match(r"[a-z]+:|#", target):
                 continue  # on the web, or within the page
             file = (folder / target.split("#")[0]).resolve()

@@ -61,7 +61,7 @@ def sound_notebook():
     """A notebook in which no check finds a fault: cells 1 and 4 are prose."""
     v4 = nbformat.v4
     first = "# 01 · A title\n\n**Goal.** One.\n\n**Prerequisites.** None.\n\n**Runs in** about 1 s."
-    ends = "## What you learned\n\nOne, see `a. B`. Two in $x. Y$ and so\non. Is this three?\n\n"
+    ends = "## What you learned\n\nOne, see `a. B[i](x)`. Two in $x. Y$ and so\non. Is this three?\n\n"
     ends += "## Try it\n\n1. One. Two.\n\n## Where to look next\n\n[Code](../asa_mini/plots.py#L1), "
     ends += "[web](https://example.org), [here](#top)."
     figure = v4.new_output("display_data", {"image/png": "aaaa"}, metadata={"image/png": {"alt": "A line."}})
