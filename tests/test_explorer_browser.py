@@ -1,7 +1,6 @@
 """The attention explorer in a browser: what a reader does with it, and that nothing leaves the page."""
 
 import io
-import shutil
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,20 +9,6 @@ from explorer_records import MARKED, NASTY, RECORDS, record, shown
 from PIL import Image
 
 from asa_mini import explorer
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the test extra")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs a browser, one of {', '.join(BROWSERS)}")
-    with api.sync_playwright() as playwright:  # only for these tests: it keeps an event loop running
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # for containers
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from site_pages import Visitor, complaints, read_site
 
 ROOT = Path(__file__).parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MODULES = [path for path in sorted((ROOT / "asa_mini").rglob("*.py")) if path.name != "__main__.py"]
 PHONE = {"viewport": {"width": 390, "height": 844}}
@@ -39,18 +37,6 @@ def site(conf, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(site):
     return read_site(site)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the test extra")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs a browser, one of {', '.join(BROWSERS)}")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # for containers
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
