@@ -7,9 +7,8 @@ notebooks; stored outputs stay valid, because these cells do not count as their 
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = (
-    "OWNER/asa_mini"  # on GitHub. OWNER stands for whoever publishes it: replace it, then badges work
-)
+# On GitHub. OWNER stands for whoever publishes it: until it is replaced, badges lead nowhere.
+REPOSITORY = "OWNER/asa_mini"
 BRANCH = "main"
 TAG = "install"  # of both cells
 
