@@ -21,7 +21,6 @@ def visit(browser, tmp_path):
         path.write_text(page or explorer.explorer_html(RECORDS, MARKED), encoding="utf-8")
         contexts.append(browser.new_context(offline=True, **options))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(5000)
         known = (path.as_uri(), "about:", "data:", "blob:")
         tab.on("request", lambda request: request.url.startswith(known) or complaints.append(request.url))
         tab.on("console", lambda message: complaints.append(message.text))
