@@ -105,8 +105,9 @@ def run_notebook(
         AsaError: the packages of the `notebooks` extra are not installed.
     """
     _require_jupyter()
-    import nbconvert
     import nbformat
+
+    from asa_mini.pages import notebook_page
 
     path, output = Path(path).resolve(), Path(output).resolve()
     if output == path:
@@ -119,7 +120,7 @@ def run_notebook(
     html, failed, partial = (output.with_suffix(end) for end in (".html", ".failed.ipynb", ".partial.ipynb"))
     try:
         executed = _execute(source, path, partial, dict(parameters or {}), timeout)
-        page, _ = nbconvert.HTMLExporter(embed_images=True).from_notebook_node(executed)
+        page = notebook_page(executed, path.parent)
         text = nbformat.writes(executed) + "\n"
         write_text(html, page)
         write_text(output, text)
@@ -176,6 +177,7 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
             extra_arguments=[STRICT_SHELL, "--log-level=CRITICAL"],
             force_raise_errors=True,
             record_timing=False,
+            coalesce_streams=True,  # else one print ends up in one output or two, as the clock has it
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_execute=lambda cell, cell_index: begun.append(cell),
         )
@@ -199,7 +201,7 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
 
 
 def _require_jupyter() -> None:
-    for name in ("papermill", "nbformat", "nbconvert", "ipykernel"):
+    for name in ("papermill", "nbformat", "nbconvert", "ipykernel", "math_core"):
         if importlib.util.find_spec(name) is None:
             raise AsaError(f"running notebooks needs {name}: pip install 'asa_mini[notebooks]'")
 

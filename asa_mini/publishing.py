@@ -24,11 +24,15 @@ if spec is None or spec.origin is None:  # None, too, for a mere folder of that 
     here = Path.cwd()
     folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/wrap.py").exists()]
     root = folders[0] if folders else here / "asa_mini_clone"
-    if not root.exists():
-        address = "https://github.com/{repository}"
-        subprocess.run(["git", "clone", "--depth", "1", address, root], check=True)
+    address = "https://github.com/{repository}"
     needs = ["-e", str(root), "matplotlib", "seaborn", "triton; sys_platform == 'linux'"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
+    try:
+        if not root.exists():
+            subprocess.run(["git", "clone", "--depth", "1", address, root], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        advice = "It takes git, pip and a network; else install it as README.md says, and start Jupyter there"
+        raise RuntimeError(f"no asa_mini from {{address}}: {{error}}. {{advice}}.") from None
     sys.path.insert(0, str(root))"""
 
 
@@ -60,7 +64,7 @@ def publish(notebook: Any, path: str | None) -> Any:
     before = {cell.id: cell for cell in notebook.cells if TAG in cell.metadata.get("tags", [])}
     install = before.get("install") or nbformat.v4.new_code_cell(id="install")
     install.source = install_source()
-    # Folded away in JupyterLab and in the HTML copies, left out of the site: it teaches nothing.
+    # Folded away in JupyterLab, left out of the HTML copies and of the site: it teaches nothing.
     install.metadata = nbformat.from_dict({"tags": [TAG, "remove-cell"], "jupyter": {"source_hidden": True}})
     cells = [install]
     if path is not None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from math_core import LatexError, LatexToMathML
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from asa_mini.errors import NotebookError  # noqa: E402
+from asa_mini.pages import mathml  # noqa: E402
 
 project = author = html_title = "asa_mini"
 root_doc = "README"
@@ -194,13 +196,10 @@ def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
 def write_mathml(translator: Any, node: nodes.Element) -> None:
     """Write an equation as MathML, or fail the build."""
     block = isinstance(node, nodes.math_block)
-    tex = re.sub(r"\\\n", r"\\ ", node.astext())
     try:
-        markup = LatexToMathML().convert_with_local_state(tex, displaystyle=block)
-    except LatexError as error:
-        raise ExtensionError(
-            f"{translator.docnames[0]}: cannot convert the equation {tex!r}: {error}"
-        ) from error
+        markup = mathml(node.astext(), block)
+    except NotebookError as error:
+        raise ExtensionError(f"{translator.docnames[0]}: {error}") from error
     translator.body.append(f'<div class="equation">{markup}</div>' if block else markup)
     raise nodes.SkipNode
 

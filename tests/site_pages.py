@@ -90,7 +90,6 @@ class Visitor:
     def __init__(self, browser, folder: Path, **options):
         self.context = browser.new_context(offline=True, **options)
         self.tab = self.context.new_page()
-        self.tab.set_default_timeout(10_000)
         self.complaints: list[str] = []
         known = (folder.as_uri(), "about:", "data:", "blob:")
         self.tab.on("request", lambda request: request.url.startswith(known) or self.note(request.url))

@@ -17,7 +17,11 @@ else:
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}
 NEED_NOTEBOOKS = {"notebooks.py", "plots.py", "explorer.py", "exercises.py", "publishing.py"}
-NEED_NOTEBOOKS |= {"grading_collect.py", "grading_worker.py"}  # the modules that only work with that extra
+NEED_NOTEBOOKS |= {
+    "pages.py",
+    "grading_collect.py",
+    "grading_worker.py",
+}  # the modules that only work with that extra
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 

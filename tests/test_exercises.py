@@ -242,6 +242,22 @@ def test_the_set_up_cell_fetches_installs_and_may_run_twice(tmp_path):
     assert [call[0] for call in again] == [sys.executable]
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no git"), subprocess.CalledProcessError(128, "git clone")]
+)
+def test_the_set_up_cell_says_what_it_takes(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    with pytest.raises(RuntimeError, match=rf"{publishing.REPOSITORY}: .*git.*takes git, pip and a network"):
+        exec(install_source(), {})
+    assert sys.path == before
+
+
 def test_the_set_up_cell_uses_the_copy_it_stands_in(tmp_path):
     notebooks = tmp_path / "notebooks" / "exercises"
     notebooks.mkdir(parents=True)

@@ -151,6 +151,7 @@ def test_search_finds_a_word_and_a_function(visitor, site):
     for word, wanted in (("oatmeal", "notebooks/00_tour.html"), ("keep_mask", "asa_mini/adversary.html")):
         tab.locator("input[name=q]:visible").fill(word)
         tab.keyboard.press("Enter")
+        tab.get_by_text("Search finished").wait_for()  # until then the results move
         found = tab.locator(f'#search-results a[href*="{wanted}"]').first
         found.click()
         tab.wait_for_url(f"**/{wanted}*")

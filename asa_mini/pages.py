@@ -1,0 +1,76 @@
+"""An executed notebook as one HTML file that needs no network: pictures inside, equations as MathML.
+
+nbconvert's own pages fetch MathJax, require.js and mermaid from other hosts; without them, a reader in a room
+without a network meets equations as LaTeX. `make site` converts its equations by the same function.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import pass_context
+from math_core import LatexError, LatexToMathML
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import TagRemovePreprocessor
+
+from asa_mini.errors import NotebookError
+
+TEMPLATE = """\
+{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}"""
+
+
+def mathml(tex: str, block: bool) -> str:
+    """An equation in LaTeX as MathML, which browsers draw by themselves.
+
+    Args:
+        tex: without its dollars.
+        block: whether it stands in a line of its own.
+
+    Raises:
+        NotebookError: math-core cannot convert it.
+    """
+    one_line = re.sub(r"\\\n", r"\\ ", tex)  # a control space at a line's end
+    try:
+        return LatexToMathML().convert_with_local_state(one_line, displaystyle=block)
+    except LatexError as error:
+        raise NotebookError(f"cannot convert the equation {tex!r}: {error}") from error
+
+
+class _Renderer(IPythonRenderer):
+    def block_math(self, body: str) -> str:
+        return f'<div style="overflow-x: auto">{mathml(body, block=True)}</div>'
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, block=False)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+class _Exporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        attachments = context.get("cell", {}).get("attachments", {})
+        folder = context.get("resources", {}).get("metadata", {}).get("path", "")
+        renderer = _Renderer(escape=False, attachments=attachments, embed_images=True, path=folder)
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def notebook_page(notebook: Any, folder: Path) -> str:
+    """The HTML file of an nbformat node: stored outputs too, cells tagged `remove-cell` not.
+
+    Args:
+        notebook: with outputs.
+        folder: where the pictures lie that its Markdown names.
+
+    Raises:
+        NotebookError: an equation cannot be converted.
+    """
+    exporter = _Exporter(embed_images=True, raw_template=TEMPLATE)
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"remove-cell"}), enabled=True)
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    return page
