@@ -69,9 +69,11 @@ class Run:
                 self.stopped = f"more than {self.memory} MiB of memory"
             if self.polls % 10 == 0 and folder_size(self.home) > DISK * 2**20:
                 self.stopped = f"more than {DISK} MiB written to disk"
-        limit = self.timeout if self.ready else STARTUP
-        if time.monotonic() - self.started > limit:
-            self.stopped = f"no end after {limit:g} s"
+        seconds = time.monotonic() - self.started
+        if self.ready and seconds > self.timeout:
+            self.stopped = f"the notebook's {self.timeout:g} s are used up: the rest was not run (--timeout)"
+        elif not self.ready and seconds > STARTUP:
+            self.stopped = f"the imports took more than {STARTUP} s"
         return bool(self.stopped)
 
     def kill(self) -> None:

@@ -139,9 +139,11 @@ def parse(text: str) -> tuple[list[Any], str]:
     """
     import nbformat
 
-    notebook = nbformat.convert(
-        nbformat.reader.reads(text), 4
-    )  # no validation: it refuses what can be graded
+    try:
+        notebook = nbformat.reader.reads(text)
+    except nbformat.reader.NotJSONError:  # its own message shows the beginning, which looks well
+        raise ValueError("cut off or damaged; ask for it again") from None
+    notebook = nbformat.convert(notebook, 4)  # no validation: it refuses what can be graded
     for cell in notebook.cells:
         if not isinstance(cell.source, str):
             raise ValueError("a cell without text")
