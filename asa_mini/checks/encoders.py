@@ -61,6 +61,11 @@ def attacked(model: PreTrainedModel, batch: dict[str, Tensor], masks: list[Tenso
     return logits
 
 
+def built_in_attention() -> dict[str, Callable | None]:
+    """Return what is registered under the names that a student must leave alone; None for nothing."""
+    return {name: AttentionInterface._global_mapping.get(name) for name in ("sdpa", "eager", "asa")}
+
+
 def tidy(check: Callable) -> Callable:
     """Forget afterwards what a student registers, so that no check helps or harms a later one."""
     for interface in (AttentionInterface, AttentionMaskInterface):

@@ -1,5 +1,7 @@
 """Checks of `ex02_gradient_reversal`: two players, one backward pass."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -123,6 +125,7 @@ def reverse_by_detach(student):
                 "gradient right, value not: what must the detached part add to -scale * x?": (1 - scale) * x,
                 "the detached part has the right size but the wrong sign": -(1 + 2 * scale) * x,
                 "the two parts cancel: the value must be x": 0 * x,
+                "right for scale 1 only: what must the detached part be for any `scale`?": (2 - scale) * x,
             }
             same(y, x, "the value", case, known)
     return "four shapes, an empty one among them; scales 2.5, 1, 0"
@@ -136,7 +139,15 @@ def players_loss(student):
     for a, b, scale in ((1.5, 0.8, 1.0), (-2.0, 0.5, 0.25), (0.0, 1.0, 1.0)):
         theta, eta = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (a, b))
         case = f"theta={a}, eta={b}, {scale=}"
-        loss = call(student, f, theta, eta, scale)
+
+        @functools.wraps(student)
+        def watched(f, theta, eta, scale):
+            loss = student(f, theta, eta, scale)
+            ran = theta.grad is not None or eta.grad is not None
+            require(not ran, "players_loss has already run backward(): return the loss, the caller runs it")
+            return loss
+
+        loss = call(watched, f, theta, eta, scale)
         known = {"the loss itself is negated: leave it alone": -f(theta, eta)}
         same(loss, f(theta, eta), "the loss", case, known)
         attempt(loss.backward)
@@ -203,6 +214,15 @@ def play(student):
             "gradients of earlier steps pile up: call optimizer.zero_grad() in every step": np.stack(piled),
             "the start is missing: the walk has steps + 1 places": expected[1:],
             "the last place is missing: the walk has steps + 1 places": expected[:-1],
+            "nobody moves: is step() missing, or zero_grad() between backward() and step()?": (
+                np.stack([start] * (steps + 1))
+            ),
+            "eta never moves: the optimiser must own both": walk(start, steps, down, 0 * up),
+            "`lr` is not used: SGD([theta, eta], lr=lr)": (  # SGD's own is 1e-3
+                walk(start, steps, down / 0.3 * 1e-3, up / 0.3 * 1e-3)
+            ),
+            "store the place after the step: the start is there twice": np.stack([start, *expected[:-1]]),
+            "the walk ends after one step: is the `return` inside the loop?": expected[:2],
             "all places are the last one: store numbers, .item()": np.stack([expected[-1]] * (steps + 1)),
         }
         arguments = (game, start, 0.3, steps) if scale == 1 else (game, start, 0.3, steps, scale)

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from asa_mini import AsaConfig, asa_attention, wrap
+from asa_mini import AsaConfig, wrap
+from asa_mini.checks import masked_attention
 from asa_mini.checks.encoders import (
-    adversary_of,
     attacked,
+    built_in_attention,
     classifier,
     in_block,
     noting_layer,
@@ -17,7 +18,7 @@ from asa_mini.checks.encoders import (
     state,
     tidy,
 )
-from asa_mini.checks.harness import CheckFailed, Ladder, attempt, call, require, same
+from asa_mini.checks.harness import CheckFailed, Ladder, call, require, same
 from asa_mini.interface import find_self_attention
 
 ladder = Ladder("ex00_tour")
@@ -38,17 +39,27 @@ def two_predictions(student):
             evaluation = "adversarial_logits" in str(error) and not wrapped.training
             require(not evaluation, "evaluation mode makes no adversarial pass: call wrapped.train() first")
             raise
-        logits, share = (out.logits, out.adversarial_logits), out.kept_share
-        clean, attacked = (x.softmax(-1) for x in logits)
+        three = isinstance(got, (tuple, list)) and len(got) == 3
+        require(three, "return three tensors: clean probabilities, adversarial ones, kept share")
+        clean, attacked = (x.softmax(-1) for x in (out.logits, out.adversarial_logits))
+        rows = (
+            ("logits", "the predictions are in the wrong order: the clean one comes first", attacked),
+            ("adversarial_logits", "both predictions are the clean one: see adversarial_logits", clean),
+        )
+        for number, prediction, (name, swapped, other) in zip(("first", "second"), got, rows, strict=False):
+            logits = getattr(out, name)
+            known = {
+                swapped: other,
+                f"the {number} tensor is logits: take the softmax": logits,
+                "the softmax must run over the classes, the last axis": logits.softmax(0),
+            }
+            what = f"the {number} tensor (softmax of {name})"
+            same(prediction, logits.softmax(-1), what, case, known)
         known = {
-            "the predictions are in the wrong order: the clean one comes first": (attacked, clean, share),
-            "both predictions are the clean one: see adversarial_logits": (clean, clean, share),
-            "the predictions are logits: take the softmax": (*logits, share),
-            "the softmax must run over the classes, the last axis": (*(x.softmax(0) for x in logits), share),
-            "kept_units is a count, the adversary's pay: see kept_share": (clean, attacked, out.kept_units),
-            "the kept share is asked layer by layer: no mean": (clean, attacked, share.mean()),
+            "kept_units is a count, the adversary's pay: see kept_share": out.kept_units,
+            "the kept share is asked layer by layer: no mean": out.kept_share.mean(),
         }
-        same(got, (clean, attacked, share), "the triple (clean, adversarial, kept share)", case, known)
+        same(got[2], out.kept_share, "the third tensor (kept_share as it is)", case, known)
     return "two sentences in a padded batch, one sentence with one layer attacked"
 
 
@@ -109,6 +120,9 @@ def kept_share(student):
             "the same view twice: one is `[:, :, None]`, the other `[:, None, :]`": queries,
             "the same view twice: one is `[:, None, :]`, the other `[:, :, None]`": keys,
             "this is a count: divide by the number of real units": kept.sum(),
+            "0 and 1 as an index pick sentences 0 and 1: make the map boolean first": (
+                keep.repeat(2, 1, 1)[units.long()].float().mean()  # repeated: there may be one sentence
+            ),
         }
         with of_case(case):
             got = call(student, keep, mask)
@@ -139,68 +153,7 @@ def recorded_inputs(student):
     return "two layers in two passes, one layer, an error, an input given by name"
 
 
-@ladder.step
-def attention(student):
-    for case, dtype, dim, lengths, masked, hide in (
-        ("a hidden row, padding", torch.float64, 3, (5, 3), True, True),
-        ("padding, keep not given", torch.float32, 4, (2, 5), True, False),
-        ("attention_mask=None", torch.float32, 4, (3, 3), False, True),
-        ("one token, no masks", torch.float64, 2, (1, 1), False, False),
-    ):
-        length = max(lengths)
-        q, k, v = qkv = [torch.randn(2, 2, length, dim, dtype=dtype, requires_grad=True) for _ in range(3)]
-        keep = (torch.rand(2, length, length) < 0.6) | (not hide)
-        keep[1, 0] = not hide
-        allowed = random_batch(*lengths)["attention_mask"].bool()[:, None, None].expand(-1, 1, length, -1)
-        one_hot = torch.eye(length, dtype=dtype).expand(2, 2, -1, -1)
-        right = [
-            asa_attention(q, k, x, *adversary_of(keep)(q), allowed, scaling=0.7)[0] for x in (v, one_hot)
-        ]
-        output, weights = right[0].transpose(1, 2), right[1]
-        options = {"scaling": 0.7, "dropout": 0.0, "position_ids": None} | ({"keep": keep} if hide else {})
-        with of_case(case):
-            pair = call(student, nn.Module(), *qkv, allowed if masked else None, **options)
-        require(isinstance(pair, (tuple, list)) and len(pair) == 2, "return two tensors: output and weights")
-        scores, hidden, padded = q @ k.mT, ~keep[:, None], ~allowed
-        hiding, padding, infinite = (hidden, -1e4), (padded, torch.finfo(dtype).min), (hidden, -torch.inf)
-        turned = (~hidden, -1e4), (~padded, padding[1])
-
-        def soft(*fills, s=0.7 * scores, axis=-1):
-            for where, number in fills:
-                s = s.masked_fill(where, number)
-            return s.softmax(axis)
-
-        known = {
-            "the scores are not scaled: multiply by `scaling`": soft(hiding, padding, s=scores),
-            "`scaling` is given: use it, not 1 / sqrt(D)": soft(hiding, padding, s=scores / dim**0.5),
-            "the softmax runs over the queries: each row must sum to 1": soft(hiding, padding, axis=-2),
-            "neither mask is used: masked_fill returns a new tensor, keep what it returns": soft(),
-            "both masks are turned round: True means may be seen": soft(*turned),
-            "both masks are turned round: True means it may be seen": soft(*turned[::-1]),
-            "`keep` is not used": soft(padding),
-            "`keep` is turned round: True means kept": soft((~hidden, -1e4), padding),
-            "`keep` belongs to sentences, not to heads: keep[:, None]": soft((~keep, -1e4), padding),
-            "attention_mask is not used: padding is attended to": soft(hiding),
-            "attention_mask is turned round: True may be seen": soft(hiding, (~padded, -1e30)),
-            "a hidden row attends to padding: padded scores must be far lower": soft((padded, -1e4), hiding),
-            "a hidden row attends to padding: fill padded scores last": soft(padding, hiding),
-            "a hidden row is NaN: hidden units get -10000, not -inf": soft((padded, -torch.inf), infinite),
-            "a hidden row sees padding alone: use -10000, not -inf": soft(infinite, padding),
-            "a hidden row is NaN or sees padding alone: use -10000, not -inf": soft(padding, infinite),
-            "-10000 is added: it must take the score's place": soft(padding, s=0.7 * scores - 1e4 * hidden),
-            "hidden weights are zeroed after the softmax: rows must sum to 1": soft(padding) * ~hidden,
-        }
-        same(pair[1], weights, "the matrix of weights", case, known)
-        known = {
-            "the output is (B, H, L, D): swap H and L at the end": right[0],
-            "reshape mixes heads and tokens: swap the axes with transpose(1, 2)": right[0].reshape_as(output),
-        }
-        same(pair[0], output, "the output", case, known)
-        require(pair[0].requires_grad, "the output has no gradient: is something detached?")
-        attempt((pair[0] ** 2).sum().backward)
-        slopes = torch.autograd.grad((output**2).sum(), qkv)
-        same([x.grad for x in qkv], list(slopes), "the gradient of query, key and value", case)
-    return "a hidden row beside padding, each mask alone, one token without masks"
+attention = ladder.step(masked_attention.attention)
 
 
 @ladder.step
@@ -272,11 +225,14 @@ def attacked_logits(student):
         a[1, 0] = False
         given = [None, a, b] if training else [a, None, b]
         modules, clean = list(model.modules()), model(**batch).logits
-        before = state(modules)
+        before, functions = state(modules), built_in_attention()
         mode = "training" if training else "evaluation"
         case = f"layer {given.index(None)} left alone, {mode} mode, {lengths} real tokens"
         with of_case(case):
             got = call(student, model, batch, given)
+        for name, function in built_in_attention().items():
+            kept = function is functions[name]
+            require(kept, f"the built-in attention {name!r} was overwritten: choose another name")
         mistakes = {
             "the masks do not reach the attention: this is the clean prediction": [None] * 3,
             "the masks are turned round: True means kept": [x if x is None else ~x for x in given],

@@ -45,6 +45,7 @@ BUGS = {
         ("- scale * x", "+ scale * x", "gradient has the wrong sign"),
         ("(1 + scale) * x.detach() - scale * x", "x.detach()", "has no gradient"),
         ("(1 + scale) * x.detach() - scale * x", "2 * x.detach() - x", "negated but not scaled"),
+        ("(1 + scale) * x.detach()", "2 * x.detach()", "right for scale 1 only"),
     ],
     "players_loss": [
         ("f(theta, reverse_gradient(eta, scale))", "f(theta, eta)", "nobody is reversed"),
@@ -53,6 +54,13 @@ BUGS = {
         ("reverse_gradient(eta, scale)", "reverse_gradient(eta)", "scale does not reach the layer"),
         ("f(theta, reverse_gradient(eta, scale))", "-f(theta, eta)", "the loss itself is negated"),
         ("reverse_gradient(eta, scale)", "eta.detach()", "gets no gradient"),
+        ("eta, scale))", "eta, scale)).backward()", r"already run backward\(\): return the loss"),
+        (
+            "return f(theta, reverse_gradient(eta, scale))",
+            "loss = f(theta, reverse_gradient(eta, scale))\n    loss.backward()\n    return loss",
+            r"already run backward\(\): return the loss",
+        ),
+        ("return f", "f", "`return` missing"),
     ],
     "largest_rate": [
         ("2 * c / (1 + c**2)", "2 / c", "the rotation is missing"),
@@ -75,6 +83,16 @@ BUGS = {
             "adversary saw the model's new place",
         ),
         ("        optimizer.zero_grad()\n", "", "pile up"),
+        ("        optimizer.step()\n", "", r"nobody moves: is step\(\) missing"),
+        ("optimizer.step()", "optimizer.zero_grad(); optimizer.step()", "nobody moves: is"),
+        ("SGD([theta, eta], lr=lr)", "SGD([theta, eta])", "`lr` is not used"),
+        ("SGD([theta, eta], lr=lr)", "SGD([theta], lr=lr)", "eta never moves"),
+        (
+            "        optimizer.step()\n        walk.append((theta.item(), eta.item()))\n",
+            "        walk.append((theta.item(), eta.item()))\n        optimizer.step()\n",
+            "store the place after the step",
+        ),
+        ("    return np.array(walk)", "        return np.array(walk)", "is the `return` inside the loop"),
         ("walk = [(theta.item(), eta.item())]", "walk = []", "the start is missing"),
         ("return np.array(walk)", "return walk", "must be a NumPy array"),
         ("return np.array(walk)", "return np.array(walk)[:-1]", "last place is missing"),
