@@ -53,6 +53,7 @@ def general_attention(student):
             "the softmax runs over the queries, not the keys: use -1": (s + mu).softmax(-2) @ v,
             "the softmax runs over the heads: use -1": (s + mu).softmax(1) @ v,
             "mu is not used": s.softmax(-1) @ v,
+            "mu is added after the softmax: add it to the scores": (s.softmax(-1) + mu) @ v,
             "q and k are swapped: rows are queries": (s.mT + mu).softmax(-1) @ v,
             "these are the weights: multiply them by v": (s + mu).softmax(-1),
         }
@@ -255,11 +256,11 @@ def MaskAdversary(student):
     return "its parameters, three shapes and scales, scores of exactly 0"
 
 
-def _layer(scores, qa, ka, scale, v, seen, low=None):
+def _layer(scores, qa, ka, scale, v, seen, low=None, extra=0.0):
     mask = keep_mask(qa, ka, scale)[:, None]
     S = scores * mask.detach() + MASKED_SCORE * (1 - mask)
     S = S.masked_fill(~seen, torch.finfo(S.dtype).min / 2 if low is None else low)
-    return S.softmax(-1) @ v * seen.any(-1, keepdim=True)
+    return (S + extra).softmax(-1) @ v * seen.any(-1, keepdim=True)
 
 
 @ladder.step
@@ -275,7 +276,9 @@ def asa_layer(student):
         s, seen, case = q @ k.mT / D**0.5, allowed.expand(B, 1, L, L), f"{B=}, {H=}, {D=}, {E=}, {scale=}"
         rest, mean, nothing = {"scale": scale, "v": v, "seen": seen}, v.mean(-2, True), ~seen.any(-1, True)
         right, count = asa_mini.asa_attention(q, k, v, qa, ka, allowed, gradient_reversal_scale=scale)
+        twice = "the scores are added twice: general_attention adds them itself; take S.softmax(-1) @ v"
         known = {
+            twice: _layer(s, qa, ka, **rest, extra=s),
             "the scores are not divided by sqrt(D)": _layer(q @ k.mT, qa, ka, **rest),
             "the adversary needs sqrt(E), not sqrt(D)": _layer(s, qa * (E / D) ** 0.5, ka, **rest),
             "the scores are divided by D, not by its square root": _layer(s / D**0.5, qa, ka, **rest),

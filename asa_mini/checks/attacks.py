@@ -1,6 +1,6 @@
 """Checks of `ex01_motivation` that need the gradient of embeddings: one attribution, two attacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import torch
 from torch import Tensor
@@ -61,10 +61,11 @@ def gradient_times_input(student):
         x, score = _hill(real, *range(2, 2 + len(real)))
         for baseline in (torch.randn(3, dtype=torch.float64), x[0, 0].clone()):
             slope = score.slope(x)
-            right = (slope * (x - baseline)).sum(-1)
+            right, late = (slope * (x - baseline)).sum(-1), (slope * x - baseline).sum(-1)
             known = {
                 "the baseline is not used: multiply by x - baseline": (slope * x).sum(-1),
                 "the sign is wrong: multiply by x - baseline": -right,
+                "the baseline is subtracted after the product: bracket (x - baseline)": late,
                 "the numbers lost their sign, which tells for from against": right.abs(),
                 "the scores were averaged: take the gradient of their sum": right / len(real),
                 "the sum runs over tokens: add up over E, the last axis": (slope * (x - baseline)).sum(1),
@@ -130,7 +131,9 @@ def _climb(
     look: int = 1,
     direction: Callable[[Tensor], Tensor] = _unit,
     project: Callable[[Tensor, float], Tensor] = _into_ball,
-    last: int = 0,
+    after: Container[int] = range(99),
+    early: bool = False,
+    carry: int = 1,
 ) -> Tensor:
     """x + delta after PGD, or after a mistaken one.
 
@@ -138,13 +141,17 @@ def _climb(
         stride: times epsilon / steps is a step's length.
         look: 1 takes gradients at x + delta, 0 at x.
         direction: what is made of the gradient.
-        project: takes delta and epsilon, after every step from number `last` on.
+        project: takes delta and epsilon.
+        after: the numbers of the steps after which delta is projected.
+        early: project between gradient and step as well.
+        carry: how often the old delta is in the new one.
     """
     delta = torch.zeros_like(x)
     for number in range(steps):
         gradient = hill.slope(x + look * delta) * real[..., None]
-        delta = delta + stride * epsilon / steps * direction(gradient)
-        if number >= last:
+        delta = project(delta, epsilon) if early else delta
+        delta = carry * delta + stride * epsilon / steps * direction(gradient)
+        if number in after:
             delta = project(delta, epsilon)
     return x + delta
 
@@ -162,10 +169,13 @@ def pgd(student):
         right = _climb(*todo)
         cube = _climb(*todo, project=lambda d, e: d.clamp(-e, e))
         known = {
-            "delta leaves the ball: shorten it to epsilon where it is longer": _climb(*todo, last=steps),
+            "delta leaves the ball: shorten it to epsilon where it is longer": _climb(*todo, after=()),
             "delta is stretched, too: only shorten it": _climb(*todo, project=lambda d, e: _unit(d) * e),
             "each number is clamped to epsilon: the ball is one of the L2 norm": cube,
-            "delta is projected at the end only: do it after every step": _climb(*todo, last=steps - 1),
+            "delta is projected at the end only: do it after every step": _climb(*todo, after=(steps - 1,)),
+            "the last step is not projected: step first, then project": _climb(*todo, after=range(steps - 1)),
+            "the projection comes too early: step first, then project": _climb(*todo, after=(), early=True),
+            "delta is added twice: fgm(losses, x + delta, ...) - x holds it already": _climb(*todo, carry=2),
             "all gradients are taken at x: take them at x + delta": _climb(*todo, look=0),
             "the gradient is not divided by its norm": _climb(*todo, direction=lambda g: g),
             "this is the sign of the gradient: divide by its norm instead": _climb(

@@ -74,17 +74,15 @@ def attention_moved(student):
 
 @ladder.step
 def random_mask(student):
-    for real, share in (
-        (real_tokens(3, 5), 0.5),
-        (real_tokens(4, 4), 0.3),
-        (real_tokens(1, 3).flip(1), 0.6),
-        (real_tokens(2, 4), 1),
-    ):
+    cases = (real_tokens(3, 5), 0.5), (real_tokens(4, 4), 0.3), (real_tokens(1, 3).flip(1), 0.6)
+    for number, (real, share) in enumerate((*cases, (real_tokens(2, 4), 1))):
         keys, scores = real[:, None, None], _attention(torch.ones_like(real)).log()
         noise = torch.rand(len(real), *scores.shape[2:], dtype=torch.float64)
         # One row is masked whole: all its real keys, and no padding, which would come back if it could.
         noise[0, 0] = torch.where(real[0], 0.9 * share * noise[0, 0], share + (1 - share) * noise[0, 0])
-        hidden = (noise < share)[:, None]
+        if number == 1:
+            noise[1, 1, 0] = share  # on the edge: kept
+        hidden, too_many = (noise < share)[:, None], (noise <= share)[:, None]
         low, pad, ordinary, seen = -1e4 * hidden, -1e4 * ~keys, _soft(scores, keys), keys & ~hidden
         part = _soft(scores, seen)
         replaced = scores.masked_fill(hidden, -1e4)
@@ -98,6 +96,7 @@ def random_mask(student):
             "rows do not sum to 1: hide units before the softmax, not after it": ordinary * ~hidden,
             "`real` marks the queries (rows): it must mark the keys (columns)": _soft(scores + low, keys.mT),
             "nothing is hidden: add -10000 where noise < share": ordinary,
+            "a unit with noise equal to share is kept: noise < share": _soft(scores - 1e4 * too_many, keys),
         }
         right = torch.where(seen.any(-1, keepdim=True), part, ordinary)
         case = f"{lengths_of(real)}, share {share}, query 0 of sequence 0 is masked whole"
@@ -121,8 +120,20 @@ def leave_one_out(student):
     for text in ("so good but so so long", "good long", "but"):
         words, every = text.split(), range(len(text.split()))
         shorter = predict([" ".join(words[:i] + words[i + 1 :]) for i in every])
-        gaps = predict([" ".join([*words[:i], "", *words[i + 1 :]]) for i in every])
-        gone = predict([" ".join(w for w in words if w != word) for word in words])
+        cut, cut_all = ([text.replace(word, "", count) for word in words] for count in (1, -1))
+        texts = {
+            "a word that occurs twice is gone everywhere: leave out one place": [
+                " ".join(w for w in words if w != word) for word in words
+            ],
+            "a word that occurs twice goes at its first place each time: words[:i] + words[i + 1 :]": [
+                " ".join(rest.split()) for rest in cut
+            ],
+            "text.replace leaves double blanks and cuts inside words: join the other words": cut,
+            "text.replace cuts everywhere and leaves double blanks: join the other words": cut_all,
+            "two blanks stay where the word was: join the rest anew": [
+                " ".join([*words[:i], "", *words[i + 1 :]]) for i in every
+            ],
+        }
         whole = predict([text]).expand(len(words), -1)
         classes, c = whole.argmax(-1), int(whole[0].argmax())
         score, own = margin(whole, classes), margin(shorter, shorter.argmax(-1))
@@ -130,13 +141,12 @@ def leave_one_out(student):
         known = {
             "the sign is wrong: the log-odds fall when a word that spoke for the class is gone": -right,
             "each text is scored by its own class: keep the first": score - own,
-            "a word that occurs twice is gone everywhere: leave out one place": score - margin(gone, classes),
-            "two blanks stay where the word was: join the rest anew": score - margin(gaps, classes),
             "these are falls of p: take log p / (1 - p)": (p - shorter.softmax(-1))[:, c],
             "these are falls of log p: take log p / (1 - p)": (log_p - shorter.log_softmax(-1))[:, c],
             "these are the log-odds without the word: return how far they fell": score - right,
             "there is one number too many: leave the whole text out": torch.cat([0 * right[:1], right]),
         }
+        known |= {hint: score - margin(predict(wrong), classes) for hint, wrong in texts.items()}
         same(call(student, predict, text), right, "the row of falls", f"the text {text!r}", known)
     return "texts of six words, one of them three times, of two and of one"
 
@@ -185,7 +195,8 @@ def equal_footing(student):
 
         paces = {"fast": (2.0, 0.2), "slow": (0.5, 0.1), "too slow": (0.1, 0.1)}
         todo = {name: attack(*pace) for name, pace in paces.items()}
-        whole = ((weights - other).abs().sum(-1).mean(1) / 2 * real).sum(1) / real.sum(1)
+        rows = (weights - other).abs().sum(-1).mean(1) / 2
+        whole, padded = (rows * real).sum(1) / real.sum(1), float(rows.mean())
         got = call(student, (logits, weights), todo, real, target, high)
         same(sorted(got) if isinstance(got, dict) else got, sorted(todo), "the dictionary's list of names")
         for name, (speed, reach) in paces.items():
@@ -199,6 +210,10 @@ def equal_footing(student):
                 "the size is missing: give (size, moved)": moved,
                 "the movements are added up: take their mean over sequences": (at, moved * len(real)),
                 "there is one movement for each sequence: take their mean": (at, reach * at * whole),
+                "padded queries are counted: take the mean of your attention_moved": (
+                    at,
+                    reach * at * padded,
+                ),
                 "nothing has moved: compare the clean map with the attacked one": (at, 0.0),
                 "attention is measured at `high`: run the attack at the size found": (at, pace * high),
             }

@@ -13,6 +13,7 @@ BUGS = {
         (".softmax(-1)", ".softmax(-2)", "runs over the queries"),
         (".softmax(-1)", ".softmax(1)", "runs over the heads"),
         ("(scores + mu)", "scores", "mu is not used"),
+        ("(scores + mu).softmax(-1)", "(scores.softmax(-1) + mu)", "mu is added after the softmax"),
         ("q @ k.mT", "k @ q.mT", "q and k are swapped"),
         (" @ v", "", "multiply them by v"),
     ],
@@ -150,6 +151,11 @@ BUGS = {
         ("HardStep.apply(s)", "HardStep.apply(-s)", "upside down"),
         (" * allowed.any(-1, keepdim=True)", "", "zeros, not the mean of v"),
         ("mask, allowed).softmax", "mask, allowed | True).softmax", "`allowed` is not used"),
+        (
+            "weights = masked_scores(scores, mask, allowed).softmax(-1)\n    output = weights @ v",
+            "output = general_attention(q, k, v, masked_scores(scores, mask, allowed))",
+            "the scores are added twice",
+        ),
         (
             "masked_scores(scores, mask, allowed)",
             "(scores * mask[:, None].detach() - 1e4 * (1 - mask[:, None] * allowed))",

@@ -47,6 +47,7 @@ BUGS = {
     ],
     "random_mask": [
         ("noise < share", "noise >= share", "wrong units are hidden"),
+        ("noise < share", "noise <= share", "equal to share is kept"),
         (".masked_fill(~real[:, None, None], -math.inf)", "", "`real` is not used"),
         (
             "(scores + bias).masked_fill(~real[:, None, None], -math.inf)",
@@ -88,6 +89,13 @@ BUGS = {
             '" ".join(w for w in words if w != words[i])',
             "gone everywhere",
         ),
+        ('" ".join(words[:i] + words[i + 1 :])', 'text.replace(words[i], "", 1)', "cuts inside words"),
+        ('" ".join(words[:i] + words[i + 1 :])', 'text.replace(words[i], "")', "cuts everywhere"),
+        (
+            "words[:i] + words[i + 1 :]) for i in range(len(words))]",
+            "rest) for w in words if not (rest := list(words)).remove(w)]",
+            "goes at its first place",
+        ),
         ("words[:i] + words[i + 1 :]", 'words[:i] + [""] + words[i + 1 :]', "two blanks"),
         ("margin(whole, predicted) - margin(", "margin(", "log-odds without the word"),
         ("predict([text])", "predict(text)", "give it a list of texts"),
@@ -105,6 +113,7 @@ BUGS = {
     "gradient_times_input": [
         ("(x - baseline)", "x", "baseline is not used"),
         ("(x - baseline)", "(baseline - x)", "the sign is wrong"),
+        ("(gradient * (x - baseline))", "(gradient * x - baseline)", "subtracted after the product"),
         (".sum(-1).detach()", ".sum(-1).abs().detach()", "lost their sign"),
         ("score(x).sum()", "score(x).mean()", "scores were averaged"),
         (".sum(-1).detach()", ".sum(1).detach()", "sum runs over tokens"),
@@ -144,6 +153,15 @@ BUGS = {
             "    delta = delta * (epsilon / norm(delta)).clamp(max=1)\n    return",
             "at the end only",
         ),
+        ("(max=1)", "(max=1) if _ < steps - 1 else delta", "the last step is not projected"),
+        (
+            "2.5 * epsilon / steps * gradient / norm(gradient)\n"
+            "        delta = delta * (epsilon / norm(delta)).clamp(max=1)\n",
+            "0\n        delta = delta * (epsilon / norm(delta)).clamp(max=1)\n"
+            "        delta = delta + 2.5 * epsilon / steps * gradient / norm(gradient)\n",
+            "the projection comes too early",
+        ),
+        ("delta = delta + 2.5", "delta = 2 * delta + 2.5", "delta is added twice"),
         ("point = (x + delta)", "point = x", "taken at x:"),
         ("2.5 * epsilon / steps * gradient", "epsilon * gradient", "every step has length epsilon"),
         ("2.5 * epsilon / steps", "2.5 * epsilon", "steps are too long"),
@@ -187,6 +205,11 @@ BUGS = {
             "swapped",
         ),
         (".mean())", ".sum())", "movements are added up"),
+        (
+            "attention_moved(weights, attack(size)[1], real).mean()",
+            "(weights - attack(size)[1]).abs().sum(-1).mean() / 2",
+            "padded queries are counted",
+        ),
         (
             "attention_moved(weights, attack(size)[1], real)",
             "attention_moved(weights, attack(0.0)[1], real)",
