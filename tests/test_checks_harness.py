@@ -70,6 +70,31 @@ def test_only_a_bare_not_implemented_error_is_a_stub():
     assert not isinstance(error.value, Unfinished)
 
 
+def test_an_exception_in_a_given_kernel_is_told_with_the_line_that_called_it():
+    """Triton's interpreter wraps it once for each kernel; the innermost has no frame of the notebook."""
+
+    class InterpreterError(Exception):
+        pass
+
+    def interpreted(kernel):
+        try:
+            kernel()
+        except Exception as error:
+            raise InterpreterError from error
+
+    def given():
+        raise TypeError("one argument is missing")
+
+    variables = {"interpreted": interpreted, "given": given}
+    exec(compile("def kernel():\n    interpreted(given)", "<cell kernel>", "exec"), variables)
+    exec(compile("def launcher():\n\n    interpreted(kernel)", "<cell launcher>", "exec"), variables)
+    with pytest.raises(CheckFailed) as error:
+        attempt(variables["launcher"])
+    assert first_line(error) == (
+        "your code stopped with TypeError in `kernel`, line 2 of its cell: one argument is missing"
+    )
+
+
 def test_a_stub_that_triton_compiles_is_a_stub():
     """On a GPU the compiler meets the stub's `raise`, and says so in an error of its own."""
 

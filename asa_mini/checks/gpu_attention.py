@@ -11,6 +11,7 @@ from asa_mini.adversary import keep_mask
 from asa_mini.checks.harness import Ladder, call, require, same
 from asa_mini.checks.launch import (
     UNWRITTEN,
+    InBlocks,
     attention,
     attention_in_tiles,
     last_tile,
@@ -85,7 +86,8 @@ def online_softmax(student):
         stale, own, plain = sums_of_exponentials(x, block)
         last = x.split(block, 1)[-1]
         case = f"x of shape {shape} in blocks of {block}" + (f", {padding} times -inf" if padding else "")
-        got = call(student, x, block)
+        with InBlocks(block):
+            got = call(student, x, block)
         require(isinstance(got, tuple) and len(got) == 2, "return two tensors, the maximum and the sum")
         known = {
             "this is the maximum of the last block: keep the larger of old and new": last.amax(1),
@@ -109,7 +111,8 @@ def online_softmax(student):
 
 @ladder.step
 def online_softmax_rows(student):
-    for shape, block, padding in (*[(shape, 16, 0) for shape in SHAPES], ((2, 40), 8, 17), ((3, 40), 64, 0)):
+    cases = [(shape, 16, 0) for shape in SHAPES] + [((2, 40), 8, 17), ((1, 1100), 512, 0)]
+    for shape, block, padding in cases:
         x = 3 * torch.randn(shape)
         x[:, :padding] = -INF
         x[0] += 1000 * (padding > 0)
@@ -129,7 +132,7 @@ def online_softmax_rows(student):
         case = f"{shape[0]} rows of {shape[1]} numbers in blocks of {block}"
         case += f", the first {padding} of a row are -inf" if padding else ""
         nan = "NaN: -inf - -inf is NaN, and exp of a large number is infinite: what is subtracted?"
-        out = launch(student, [x], shape, block=block)
+        out = launch(student, [x], shape, at_once=block, block=block)
         written(out, p, "the softmax", case, known, nan)
     return "seven shapes and blocks, one with a first block of -inf"
 
@@ -182,7 +185,7 @@ def mask_words(student):
         words, units = words_of(kept), whole_words(kept)
         known = {
             "s = 0 is kept, too: a unit is kept where s > 0": words_of((s >= 0) & key_mask),
-            "padding is kept: a unit needs a real key as well (`&`, not `and`)": words_of(keep),
+            "padding is kept: `(s > 0) & real`, with the parentheses, and not `and`": words_of(keep),
             "every real key is kept: is the score tested, and is it `&`, not `and`?": words_of(
                 key_mask.expand_as(keep)
             ),
@@ -271,7 +274,7 @@ def masked_attention(student):
         known = {
             "the bit mask is ignored: masked units need -inf": attention(plain.masked_fill(~real, -INF), v),
             "a row with nothing kept attends to padding: real keys alone": attend(kept, exists),
-            "a row with nothing kept sees padding and beyond: real keys alone (`&`, not `and`)": attend(
+            "a row with nothing kept sees every key: `(n == 0) & real`, parentheses, no `and`": attend(
                 kept, real | True
             ),
             "a row with nothing kept attends to keys beyond the length: other=0": attend(

@@ -116,7 +116,10 @@ def attempt(function: Callable, *args: Any, **kwargs: Any) -> Any:
 def _cause(error: BaseException) -> BaseException:
     """What a Triton kernel itself raised. The names are compared, because triton exists for Linux alone."""
     while error.__cause__ and type(error).__name__ == "InterpreterError":  # one for each kernel in a kernel
-        error = error.__cause__
+        inner = error.__cause__
+        if not _student_frames(inner):  # in a given kernel: the line that called it is the student's
+            inner = inner.with_traceback(error.__traceback__)
+        error = inner
     while error.__cause__ and type(error).__name__ == "CompilationError" and not error.error_message:
         error = error.__cause__
     if isinstance(getattr(error, "node", None), ast.Raise):  # a kernel cannot raise: it is the stub's

@@ -8,13 +8,14 @@ import importlib.util
 import re
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from asa_mini.checks.harness import CheckFailed, attempt, fail, require, same
 
@@ -22,6 +23,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNWRITTEN = -7777
 ROOM = 4096  # numbers on either side of a tensor
 AROUND = {torch.float32: float("nan"), torch.bool: True, torch.int32: UNWRITTEN}
+UNDEFINED = 7  # in the second run, where a tl.load has no `other` and its mask is False; else 0
 OUTSIDE = "a tl.{} outside its tensor: look at its mask and at the addresses"
 INSTEAD = {  # what Triton's interpreter says to PyTorch's habits -> what to write in a kernel
     r"TypeError.*\n  the line .*\w\[(?!:|None)": (
@@ -37,21 +39,39 @@ def require_triton() -> None:
     require(found, "these exercises need triton, which exists for Linux: use Linux, WSL or Google Colab")
 
 
-def launch(
-    student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.float32, alone=False, **options
-) -> Tensor:
-    """Return what the student's launcher writes into an `out` of the given shape.
+def launch(student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.float32, **options) -> Tensor:
+    """Return what the student's launcher writes into an `out` of the given shape; options as of `_launched`.
 
     Raises:
-        CheckFailed: it is the kernel itself, it stops, or it touches what it should not; with `alone`, two
-            programs write the same number.
+        CheckFailed: it is the kernel itself, it stops, or it touches what it should not; or the result
+            depends on what a tl.load without `other` leaves open.
     """
     function = isinstance(student, types.FunctionType)
     require(function, "the check takes the launcher, the second function of the cell, not the kernel")
+    out = _launched(student, inputs, shape, dtype, **options)
+    if DEVICE == "cpu":
+        with redirect_stdout(None):  # what a kernel prints was seen once
+            again = _launched(student, inputs, shape, dtype, undefined=UNDEFINED, **options)
+        alike = torch.allclose(out.double(), again.double(), atol=1e-5, equal_nan=True)
+        require(alike, "the result uses places that a tl.load's mask leaves out: give it an `other`")
+    return out
+
+
+def _launched(
+    student: Callable,
+    inputs: list[Tensor],
+    shape: tuple,
+    dtype: torch.dtype,
+    alone: bool = False,
+    at_once: int | None = None,
+    undefined: int = 0,
+    **options,
+) -> Tensor:
+    """One run. With `alone`, no two programs write the same number; `at_once`: so many are read at a time."""
     inputs = [_placed(x, AROUND[x.dtype]) for x in inputs]
     out = _placed(torch.full(shape, UNWRITTEN, dtype=dtype), UNWRITTEN)
     before = [x.clone() for x in inputs]
-    with _watched(*inputs, out) as stored, np.errstate(all="ignore"):
+    with _watched(*inputs, out, at_once=at_once, undefined=undefined) as stored, np.errstate(all="ignore"):
         _run(student, *inputs, out, **options)
     unchanged = all(torch.equal(x, copy) for x, copy in zip(inputs, before, strict=True))
     require(unchanged, "the kernel writes into its inputs: store to the output alone")
@@ -90,10 +110,11 @@ def _placed(x: Tensor, around: float) -> Tensor:
 
 
 @contextmanager
-def _watched(*tensors: Tensor) -> Iterator[dict[tuple, set]]:
+def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -> Iterator[dict[tuple, set]]:
     """An interpreted kernel that touches anything but `tensors` fails; nobody can watch a compiled one.
 
-    Yields the addresses that each program has stored to.
+    So does one that touches more than `at_once` places at a time. `undefined` is put where a tl.load's mask
+    is False and it has no `other`. Yields the addresses that each program has stored to.
     """
     stored: dict[tuple, set] = {}
     if DEVICE != "cpu":
@@ -109,9 +130,14 @@ def _watched(*tensors: Tensor) -> Iterator[dict[tuple, set]]:
             touched = pointers.data[mask.astype(bool)]  # & makes integers of booleans
             inside = [(first <= touched) & (touched < end) for first, end in ends]
             require(np.any(inside, axis=0).all(), OUTSIDE.format(verb))
+            wide = at_once is not None and mask.size > at_once
+            require(not wide, "too many places at once: load and store BLOCK of them at a time")
             if access is store:
                 stored.setdefault(builder.grid_idx, set()).update(touched.ravel().tolist())
-            return access(pointers, *others)
+            result = access(pointers, *others)
+            if access is load and others[1] is None:
+                result.data[~mask.astype(bool)] = undefined
+            return result
 
         return watching
 
@@ -121,6 +147,20 @@ def _watched(*tensors: Tensor) -> Iterator[dict[tuple, set]]:
         patch.object(builder, "create_masked_store", watch(store, 1, "store writes")),
     ):
         yield stored
+
+
+class InBlocks(TorchFunctionMode):
+    """While it is entered, an exponential or a maximum over more than `block` columns raises CheckFailed."""
+
+    def __init__(self, block: int):
+        super().__init__()
+        self.block = block
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in ("exp", "max", "amax", "logsumexp"):
+            wide = any(max(x.shape, default=0) > self.block for x in args[:1] if isinstance(x, Tensor))
+            require(not wide, "too many columns at once: take `block` of them at a time")
+        return function(*args, **(kwargs or {}))
 
 
 def real_tokens(length: int, first: int = 0, last: int = 0) -> Tensor:

@@ -9,12 +9,18 @@ SHARED = "written by several programs: each does"
 ADDRESS = "a tensor is an address here: read with"
 METHOD = r"in a kernel write tl\.exp\(s\)"
 AND_TESTED = "is the score tested, and is it `&`"
-AND_REAL = r"a real key as well \(`&`, not `and`"
+AND_REAL = r"padding is kept: `\(s > 0\) & real`"
 AND_KEPT = "rows that keep some, not -inf: is it `&`"
-AND_BEYOND = r"sees padding and beyond: real keys alone \(`&`"
+AND_BEYOND = r"sees every key: `\(n == 0\) & real`"
+GIVEN = r"_kernel`, line \d+ of its cell: (load_rows|'int' object|'dtype' object)"
+UNDEFINED = "a tl.load's mask leaves out: give it an"
+BLOCKS = "too many places at once"
 PLACE = "only the first (word|tile) is right: a bit's place"
 # What nobody sees in a compiled kernel, or what is right or undefined there.
-INTERPRETED = {LOAD, SHARED, ADDRESS, METHOD, AND_TESTED, AND_REAL, AND_KEPT, AND_BEYOND, PLACE}
+INTERPRETED = {
+    *(LOAD, SHARED, ADDRESS, METHOD, AND_TESTED, AND_REAL, AND_KEPT, AND_BEYOND),
+    *(GIVEN, UNDEFINED, BLOCKS, PLACE),
+}
 CARRIED = "        top = new_top\n"
 WHOLE = "tl.load(key_mask + keys, mask=keys < length, other=0) != 0"
 
@@ -37,6 +43,7 @@ BUGS = {
     ],
     "softmax_rows": [
         (', other=float("-inf")', ", other=0.0", r"places beyond the row count as e\^0"),
+        (', other=float("-inf")', "", UNDEFINED),
         ("row - tl.max(row, 0)", "row", "NaN: is the row's maximum subtracted"),
         ("e / tl.sum(e, 0)", "e", "not divided by their sum"),
         ("x + start + j", "x + j", "every row is the softmax of row 0"),
@@ -60,6 +67,7 @@ BUGS = {
         ("total * (top - origin).exp() + ", "", "the exponentials of the last block alone"),
         (CARRIED, "", "the maximum stays -inf: is"),
         ("return top, total", "return total, top", "in the wrong order"),
+        ("x.split(block, dim=1)", "[x]", "too many columns at once"),
         ("return top, total", "return total", "return two tensors"),
         (
             "total * (top - origin).exp() + (s - origin[:, None]).exp()",
@@ -93,6 +101,7 @@ BUGS = {
             "a softmax of its own",
         ),
         ("range(0, n_columns, BLOCK)", "range(0, BLOCK, BLOCK)", "were never written"),
+        ("j = first + tl.arange(0, BLOCK)", "j = tl.arange(0, 1024)", BLOCKS),
         ("s = tl.load(x + start + j, mask=j < n_columns)", "s = tl.load(x + start + j)", LOAD),
     ],
     "pack_mask": [
@@ -135,6 +144,8 @@ BUGS = {
         ("tl.sum(bits, 1), mask=rows < length", "tl.sum(bits, 1)", STORE),
         ("rows * n_words + word", "rows * n_words", "numbers of `words` were never written"),
         ("> 0) & real", "> 0) and real", AND_TESTED),
+        ("(scores > 0) & real", "scores > 0 & real", AND_REAL),
+        ("features, E, length, E)\n    scores", "features, E, length)\n    scores", GIVEN),
         ("(scores > 0) & real[None, :]", "real[None, :] and (scores > 0)", AND_REAL),
         ("scores > 0", "scores == scores", "every real key is kept"),
         ("<< tl.arange(0, 32)[None, :]", "<< keys[None, :]", PLACE),
@@ -150,6 +161,9 @@ BUGS = {
         ),
         ("other=0) != 0", "other=1) == 0", "key_mask is read the wrong way round"),
         ("length, other=0", "length, other=1", "keys beyond the length are attended to"),
+        ("length, other=0", "length", UNDEFINED),
+        ("load_rows(k, keys", "load_rows(k, first_key", GIVEN),
+        ("    result = result / tl", "    out = result / tl", GIVEN),
         (CARRIED, "", "`top` stays -inf, so only the last tile"),
         ("rescale[:, None]", "rescale", "stopped with .*incompatible"),
         ("total)[:, None]", "total)[None, :]", "stopped with .*incompatible"),
@@ -171,7 +185,7 @@ BUGS = {
             "nothing[:, None] & (keys < length)[None, :]",
             "attends to padding: ",
         ),
-        ("nothing[:, None] & real[None, :]", "nothing[:, None]", "padding and beyond"),
+        ("nothing[:, None] & real[None, :]", "nothing[:, None]", "sees every key"),
         ("nothing[:, None] & real[None, :], 0.0", "real[None, :] & False, 0.0", "nothing kept gives zeros"),
         ("real[None, :], 0.0,", "real[None, :], scores,", "attends unevenly"),
         (
@@ -181,6 +195,11 @@ BUGS = {
         ),
         ("nothing[:, None] & real", "nothing[:, None] and real", AND_KEPT),
         ("nothing[:, None] & real[None, :]", "real[None, :] and nothing[:, None]", AND_BEYOND),
+        (
+            "nothing[:, None] & real",
+            "tl.load(row_kept + rows, mask=rows < length)[:, None] == 0 & real",
+            AND_BEYOND,
+        ),
         ("keys < length, other=0", "keys < length, other=1", "to keys beyond the length"),
         (">> tl.arange(0, 32)[None, :]", ">> keys[None, :]", PLACE),
         (CARRIED, "", "`top` stays -inf, so only the last tile"),
