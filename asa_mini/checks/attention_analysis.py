@@ -5,15 +5,15 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from asa_mini.analysis import capture, shortcut_auroc
-from asa_mini.checks.harness import CheckFailed, Ladder, call, require, same
+from asa_mini.checks.compare import hinted
+from asa_mini.checks.harness import Ladder, call, require, same
 from asa_mini.checks.intervals import call_interval, check_order, check_place, check_width, ends
 from asa_mini.checks.records import (
     VOCABULARY,
     as_array,
     auroc_of,
     call_unchanged,
-    everything,
-    mean_excess,
+    excesses,
     others,
     random_record,
     rest,
@@ -26,7 +26,7 @@ TEXTS = ["it oatmeal isn't exciting", "unlike films, it", "it isn't exciting, fi
 FIVE = [
     "The oat ##me film",
     "un ##like the film the it",
-    "it isn the film oat ##me",
+    "it isn the film oat ##me \u200b too",  # the last word but one has no token
     "film",  # the only word of its sentence
     "film ##, the oat ##me it",
 ]
@@ -102,12 +102,8 @@ def token_positions(student):
             "these are ids of the vocabulary, not places in the text": [encoded.input_ids[i] for i in right],
             "give the indices of the tokens, not their text": [encoded.tokens()[i] for i in right],
         }
-        try:
-            got = call_unchanged(student, tokenizer, text, place)
-        except CheckFailed as error:
-            a_list = "PreTokenized" not in str(error)  # the tokenizer's own words are of no help
-            require(a_list, "the tokenizer wants a list of words here: text.split()")
-            raise
+        hints = {"PreTokenized": "the tokenizer wants a list of words here: text.split()"}
+        got = hinted(hints, call_unchanged, student, tokenizer, text, place)
         require(isinstance(got, list), f"the result must be a list, but is of type {type(got).__name__}")
         same(got, right, "the list of token indices", f"{text=}, {place=}", known)
     return "word pieces, punctuation inside a word, a word without tokens"
@@ -193,11 +189,16 @@ def untrained(student):
     for seeds in ([5, 11, 2], [7]):
         right = np.stack([scores(seed) for seed in seeds])
         places = np.stack([scores(place) for place in range(len(seeds))])
-        got = call_unchanged(student, model, tokenizer, TEXTS, words, seeds)
+        unwrapped = "give `capture` the wrapped model, not `model`; or is `unwrap()` missing in the loop?"
+        hints = {"this model is wrapped already": unwrapped}
+        got = hinted(hints, call_unchanged, student, model, tokenizer, TEXTS, words, seeds)
         hooked = any(module._forward_pre_hooks for module in model.modules())
         require(not hooked, "the model is still wrapped: call unwrap() after the last adversary, too")
         again = call(student, model, tokenizer, TEXTS, words, seeds)
         require(np.array_equal(got, again), "two calls differ: torch.manual_seed(seed) before each wrap")
+        idle = np.array_equal(got, np.full_like(right, 0.5))
+        asleep = "all scores are one half, nothing was hidden: capture the wrapped model, before unwrap()"
+        require(not idle, asleep)
         repeated = np.shape(got) == right.shape and len(got) > 1 and np.array_equal(got[0], got[1])
         require(not repeated, "all adversaries are the same: seed and wrap anew for each seed")
         once, zero = (np.stack([scores(seed), *(scores() for _ in seeds[1:])]) for seed in (seeds[0], 0))
@@ -219,8 +220,8 @@ def verdict(student):
     tie[:2, :, 1] = tie[3, :, 0] = 0.75
     for trained, drawn in ((luck[3] * 0.5 + 0.3, luck), (tie[0], tie), (tie[0, :1, 1:], tie[2:3, :1, :1])):
 
-        def answer(best, luck, add=1, reached=np.greater_equal, drawn=drawn):
-            share = (add + reached(luck, best).sum()) / (add + len(drawn))
+        def answer(best, luck, add=1, below=1, reached=np.greater_equal, drawn=drawn):
+            share = (add + reached(luck, best).sum()) / (below + len(drawn))
             return round(float(best), 6), torch.as_tensor(luck), round(float(share), 6)
 
         profile, profiles = trained.mean(0), drawn.mean(1)
@@ -230,7 +231,9 @@ def verdict(student):
             "the maximum comes too early: average over the sentences first": early,
             "luck may choose its best layer, too: the maximum, not the mean": answer(best, profiles.mean(1)),
             "luck may choose its best layer, too, not only the one that is best for you": answer(best, here),
-            "the trained adversary counts itself: (1 + count) / (1 + S)": answer(best, luck, add=0),
+            "the trained adversary counts itself: (1 + count) / (1 + S)": answer(best, luck, 0, 0),
+            "the numerator is 1 + count, too": answer(best, luck, add=0),
+            "the denominator is 1 + S, too": answer(best, luck, below=0),
             "reaching the trained one is enough: count with >=": answer(best, luck, reached=np.greater),
             "count the untrained ones that REACH the trained one": answer(best, luck, reached=np.less),
         }
@@ -245,6 +248,8 @@ def verdict(student):
         for i, name in enumerate(names):
             mine = torch.as_tensor(got[i]) if got[i].ndim else round(float(got[i]), 6)
             wrong = {hint: x[i] for hint, x in known.items() if all(map(np.array_equal, x[:i], right))}
+            if name == "p" and np.all(got[i] > 1):
+                wrong["p is above 1: put brackets around the numerator and the denominator"] = mine
             same(mine, right[i], name, f"untrained of shape {drawn.shape}", wrong)
     return "twelve adversaries, ties, and one of everything"
 
@@ -254,40 +259,7 @@ def suspects(student):
     rng = np.random.default_rng(0)
     records = [random_record(rng, text) for text in FIVE]
     for layer, least in ((1, 3), (2, 1), (0, 4), (0, 9)):
-
-        def excess(least=least, axis=-2, layer=layer, read=records, **options):
-            return mean_excess(read, least, lambda record: (~record.kept).mean(axis)[layer], **options)
-
-        right = excess()
-        known = {
-            "capital letters make two words of one: use text.lower()": excess(case=str),
-            "punctuation belongs to the word: words are those of text.lower().split()": excess(
-                case=lambda text: text.lower().replace(",", "")
-            ),
-            "rare words take part: leave out those with fewer than `least` occurrences": excess(1),
-            "a word with exactly `least` occurrences takes part": excess(least + 1),
-            "a sentence of one word is left out, not all that follow: continue, not break": excess(
-                read=records[:3]
-            ),
-            "a word may stand twice in a sentence: take its place from enumerate, not words.index": excess(
-                places=lambda words: [(words.index(word), word) for word in words]
-            ),
-            "a word may stand twice in a sentence: both are occurrences": excess(
-                places=lambda words: [(words.index(word), word) for word in dict.fromkeys(words)]
-            ),
-            "the others are missing: subtract their mean from the word's share": excess(minus=0),
-            "the sign is wrong: the word's share comes first": {word: -x for word, x in right.items()},
-            "these are shares of queries (rows): take those of keys": excess(axis=-1),
-            "a sentence of one word has no others: leave it out": right | {"film": np.nan},
-            "special tokens are among the others: leave out those with an empty span": excess(among=rest),
-            "the word is among the others": excess(among=lambda record, tokens: others(record, [])),
-            "all tokens are among the others: leave out the special ones and the word's own": excess(
-                among=everything
-            ),
-            "only first pieces count: take all tokens of a word": excess(pieces=1),
-            "this is the sum over the occurrences: take the mean": excess(total=np.sum),
-            "the wrong layer": excess(layer=layer - 1),
-        }
+        right, known = excesses(records, layer, least)
         got = call_unchanged(student, records, layer, least)
         require(isinstance(got, dict), f"the result must be a dictionary, not a {type(got).__name__}")
         require(all(isinstance(word, str) for word in got), "the keys of the dictionary are the words")
@@ -296,4 +268,4 @@ def suspects(student):
         got = sorted((word, round(float(x), 6)) for word, x in got.items())
         known = {hint: sorted(wrong.items()) for hint, wrong in known.items()}
         same(got, sorted(right.items()), "the excess", f"{layer=}, {least=}", known)
-    return "five sentences, rare words, word pieces, a word that stands twice, a sentence of one word"
+    return "five sentences, rare words, word pieces, a word twice, a lone word, one without tokens"

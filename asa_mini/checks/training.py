@@ -155,18 +155,20 @@ def _compare(got: list, run: partial, names: list[str], case: str, ways: dict[st
                 fail("\n".join([*str(error).splitlines()[:2], f"  {'norm':18}  {norms}"]))
 
 
-def _two_steps(lr, adversary_lr, limit, frozen, clip="apart", clear=True, late=False) -> list[Tensor]:
+def _two_steps(
+    lr, adversary_lr, limit, frozen, clip="apart", clear=True, late=False, term="loss"
+) -> list[Tensor]:
     """What two steps change in the encoder and in the adversaries, and the terms (2, 4) of both."""
     model = wrap(_encoder(frozen), AsaConfig(0.3)).train()
     encoder, adversary = (list(m.parameters()) for m in (model.model, model.adversaries))
     players = {"apart": [encoder, adversary], "together": [encoder + adversary], "encoder": [encoder]}
-    players["adversary"] = [adversary]
+    players |= {"adversary": [adversary], "each": [[p] for p in encoder + adversary]}
     before, rows = [_weights(m) for m in (model.model, model.adversaries)], []
     for _ in range(2):
         if clear:
             model.zero_grad()
         out = model(**_batch())
-        out.loss.backward()
+        out[term].backward()
         for player in players.get(clip, []):
             nn.utils.clip_grad_norm_(player, limit)
         if clip == "value":
@@ -195,6 +197,14 @@ def TwoPlayers(student):
             ),
             "the encoder is not clipped: parameters() runs dry, make it a list": dict(clip="adversary"),
             "clip the norm, not each value": dict(clip="value"),
+            "every tensor is clipped by itself: one call of clip_grad_norm_ for each player": dict(
+                clip="each"
+            ),
+            "the loss is negated: the reversal is in the wrapped model already": dict(
+                lr=-lr, adversary_lr=-adversary_lr
+            ),
+            "go back from `loss`, not from `task_loss`": dict(term="task_loss"),
+            "go back from `loss`, not from `divergence`": dict(term="divergence"),
             "gradients of earlier steps pile up: call zero_grad in every step": dict(clear=False),
             "the adversary does not learn at its own rate": dict(adversary_lr=lr),
             "the two rates are swapped": dict(lr=adversary_lr, adversary_lr=lr),
@@ -224,7 +234,7 @@ def TwoPlayers(student):
 def _attack(
     tau, steps, lr, seed, clear=True, sign=1, share=torch.mean, term="divergence", turned=False
 ) -> list[float]:
-    """Kept share and divergence after the adversaries have played."""
+    """Divergence and kept share after the adversaries have played."""
     model = _encoder()
     torch.manual_seed(seed)
     model = wrap(model, AsaConfig(tau)).train()
@@ -235,7 +245,7 @@ def _attack(
         (sign * model(**_batch()).loss).backward()
         optimizer.step()
     out = model(**_batch())
-    return [share(out.kept_share).item(), out[term].item()][:: -1 if turned else 1]
+    return [out[term].item(), share(out.kept_share).item()][:: -1 if turned else 1]
 
 
 @ladder.step
@@ -246,7 +256,11 @@ def attack(student):
     for tau, steps, lr, seed in ((0.8, 8, 0.03, 4), (2.0, 5, 0.05, 3), (0.0, 0, 0.02, 5)):
         ways = {
             "measured before the last update: run one more forward pass": dict(steps=max(steps - 1, 0)),
-            "the adversaries never learned: call backward and the optimizer's step": dict(steps=0),
+            "the adversaries never learned: go back from `loss`, then call the optimizer's step": dict(
+                steps=0
+            ),
+            "the pay is missing: go back from `loss`, not from `divergence`": dict(tau=0.0),
+            "go back from `loss` as it is: the pay and the reversal are in it": dict(tau=0.0, sign=-1),
             "gradients of earlier steps pile up: call zero_grad in every step": dict(clear=False),
             "the temperature does not reach AsaConfig": dict(tau=0.5),
             "give AsaConfig the temperature itself: it takes the square": dict(tau=tau**2),
@@ -273,7 +287,7 @@ def attack(student):
         apart = "two calls with one seed differ: call torch.manual_seed(seed) before wrap"
         require(results[0] == results[1], apart)
         run = partial(_attack, tau=tau, steps=steps, lr=lr, seed=seed)
-        names = ["the kept share", "the divergence"]
+        names = ["the divergence", "the kept share"]  # a share of few units can be right by chance
         case = f"temperature {tau}, {steps} steps, lr {lr}, seed {seed}"
-        _compare(list(results[0]), run, names, case, ways)
+        _compare([*reversed(results[0])], run, names, case, ways)
     return "three temperatures, one without any step"

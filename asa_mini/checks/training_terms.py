@@ -173,6 +173,7 @@ def joint_pass(student):
         case, model = f"B={size}, L={length}", Recorder(5)
         batch = {"input_ids": torch.randint(9, (size, length)), "attention_mask": torch.ones(size, length)}
         batch["attention_mask"][-1, -1] = 0
+        batch["labels"] = torch.arange(size)  # of one axis
         before = dict(batch)
         keep = (torch.rand(size, length, length) < 0.5).double().requires_grad_()
         ones = torch.ones_like(keep)
@@ -191,8 +192,13 @@ def joint_pass(student):
         pair = isinstance(got, (tuple, list)) and len(got) == 2
         require(pair, "return two tensors, (logits, adversarial_logits): split the 2B logits into halves")
         mixed = "the halves are mixed: all clean rows come first (torch.cat, not repeat_interleave)"
-        twice = torch.cat([batch["input_ids"]] * 2)
-        require(torch.equal(model.calls[0][0]["input_ids"], twice), mixed)
+        doubled = model.calls[0][0]
+        for name, x in batch.items():
+            require(name in doubled, f"`{name}` is missing in what the model got: double every entry")
+            twice, made = torch.cat([x, x]), tuple(doubled[name].shape)
+            shape = f"`{name}` of shape {tuple(x.shape)} became {made}: double the first axis alone"
+            require(made == twice.shape, f"{shape}, torch.cat([x, x])")
+            require(torch.equal(doubled[name], twice), mixed)
         swapped = "the halves are swapped: the clean one comes first"
         if isinstance(got[1], Tensor) and got[1].shape == attacked.shape and torch.allclose(got[1], attacked):
             swapped = "the mask acts on both halves: it belongs to the second half alone"

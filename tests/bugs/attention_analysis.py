@@ -148,7 +148,15 @@ BUGS = {
             "    torch.manual_seed(0)\n    for _ in seeds:\n",
             "belongs inside the loop",
         ),
-        ("        wrapped.unwrap()\n", "", "wrapped already; call unwrap"),
+        ("        wrapped.unwrap()\n", "", r"is `unwrap\(\)` missing in the loop\?"),
+        ("capture(wrapped", "capture(model", "give `capture` the wrapped model"),
+        (
+            "        records = analysis.capture(wrapped, tokenizer, texts, max_length=64)\n"
+            "        wrapped.unwrap()\n",
+            "        wrapped.unwrap()\n"
+            "        records = analysis.capture(model, tokenizer, texts, max_length=64)\n",
+            "all scores are one half, nothing was hidden",
+        ),
         (
             "        wrapped.unwrap()\n        scores.append(analysis.shortcut_auroc(records, words))",
             "        scores.append(analysis.shortcut_auroc(records, words))\n"
@@ -172,6 +180,14 @@ BUGS = {
             "not only the one that is best for you",
         ),
         ("(1 + (luck >= best).sum()) / (1 + len(luck))", "(luck >= best).mean()", "counts itself"),
+        ("(1 + (luck >= best).sum())", "(luck >= best).sum()", r"the numerator is 1 \+ count, too"),
+        ("(1 + len(luck))", "len(luck)", r"the denominator is 1 \+ S, too"),
+        (
+            "(1 + (luck >= best).sum()) / (1 + len(luck))",
+            "1 + (luck >= best).sum() / 1 + len(luck)",
+            "brackets",
+        ),
+        ("(1 + len(luck))", "1 + len(luck)", "p is above 1: put brackets"),
         (">=", ">", "count with >="),
         (">=", "<", "that REACH"),
         ("return best, luck,", "return best, luck.max(),", "one number for each"),
@@ -190,17 +206,23 @@ BUGS = {
             "the sign is wrong",
         ),
         ("analysis.masked_share(record)", "(~record.kept).mean(2)", "shares of queries"),
-        ("            if others:\n                found", "            found", "leave it out"),
+        ("if tokens and others:", "if tokens:", "one word has no others: leave it out"),
+        (
+            "if tokens and others:",
+            "if not tokens:\n                break\n            if others:",
+            "the excess is not",
+        ),
+        ("if tokens and others:", "if others:", "a word without tokens has no share"),
         (" if start < end]", "]", "special tokens are among the others"),
         (" if i not in tokens]", "]", "the word is among the others"),
         ("record.tokens_of_word(place)", "record.tokens_of_word(place)[:1]", "only first pieces count"),
         ("np.mean(excess)", "np.sum(excess)", "take the mean"),
         ("[layer]", "[layer - 1]", "the wrong layer"),
         (
-            "            if others:\n",
+            "            if tokens and others:\n",
             "            if not others:\n"
             "                return {word: np.mean(x) for word, x in found.items() if len(x) >= least}\n"
-            "            if others:\n",
+            "            if tokens and others:\n",
             "continue, not break",
         ),
         (

@@ -74,6 +74,12 @@ BUGS = {
         ("torch.ones_like(keep)", "torch.zeros_like(keep)", "mask of zeros"),
         ("torch.cat([x, x])", "x.repeat_interleave(2, 0)", "the halves are mixed"),
         (
+            "torch.cat([x, x])",
+            "x.repeat(2, 1)",
+            r"`labels` of shape \(3,\) became \(2, 3\): double the first",
+        ),
+        ("batch.items()}", "batch.items() if x.ndim > 1}", "`labels` is missing in what the model got"),
+        (
             "    return logits, adversarial_logits",
             "    return model(batch, torch.ones_like(keep)), model(batch, keep)",
             "called 3 times",
@@ -183,6 +189,14 @@ BUGS = {
         ),
         ("(self.encoder, self.adversary)", "[self.encoder]", "only the encoder is clipped"),
         ("clip_grad_norm_", "clip_grad_value_", "not each value"),
+        (
+            "            torch.nn.utils.clip_grad_norm_(player,",
+            "            for p in player:\n                torch.nn.utils.clip_grad_norm_(p,",
+            "every tensor is clipped by itself",
+        ),
+        ("out.loss.backward()", "(-out.loss).backward()", "the loss is negated"),
+        ("out.loss.backward()", "out.task_loss.backward()", "`loss`, not from `task_loss`"),
+        ("out.loss.backward()", "out.divergence.backward()", "`loss`, not from `divergence`"),
         ("        self.optimizer.zero_grad()\n", "", "pile up"),
         ('"lr": adversary_lr', '"lr": lr', "does not learn at its own rate"),
         (
@@ -220,6 +234,9 @@ BUGS = {
         ("=temperature)", "=temperature**2)", "it takes the square"),
         ("wrapped(**batch).loss.backward()", "(-wrapped(**batch).loss).backward()", "the loss is negated"),
         ("        optimizer.step()\n", "", "never learned"),
+        (").loss.backward()", ").task_loss.backward()", "never learned: go back from `loss`"),
+        (").loss.backward()", ").divergence.backward()", "the pay is missing"),
+        (").loss.backward()", ").divergence.neg().backward()", "`loss` as it is"),
         (", lr=lr)", ")", "learning rate is not used"),
         ("kept_share.mean()", "kept_share[0]", "not the first one"),
         ("kept_share.mean()", "kept_share.sum()", "not their sum"),
