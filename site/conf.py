@@ -71,12 +71,8 @@ html_copy_source = html_show_sourcelink = False
 html_show_search_summary = False  # it fetches pages, which browsers forbid to a page opened from a file
 pygments_style, pygments_dark_style = "default", "github-dark"
 
-if importlib.util.find_spec("triton") is None:
-    autodoc_mock_imports = ["triton"]
-else:
-    import triton
-
-    triton.jit = lambda function: function  # a compiled kernel has no signature to show
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+autodoc_mock_imports = [] if HAS_TRITON else ["triton"]
 
 NAVIGATION = """
 ```{toctree}
@@ -205,6 +201,10 @@ def write_mathml(translator: Any, node: nodes.Element) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    if HAS_TRITON:
+        import triton
+
+        triton.jit = lambda function: function  # a compiled kernel has no signature to show
     app.connect("source-read", page_source)
     app.connect("autodoc-process-docstring", docstring_markup, priority=100)  # before napoleon
     app.connect("doctree-read", mend_links, priority=100)  # before Sphinx collects what to download
