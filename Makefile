@@ -13,8 +13,8 @@ help:  ## print this list
 notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build/notebooks
 	$(BIN)/python -m asa_mini notebooks
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
 	rm -rf build/site build/site-trees build/jupyter_execute
