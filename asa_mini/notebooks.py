@@ -100,7 +100,8 @@ def run_notebook(
         Seconds that the run took.
 
     Raises:
-        NotebookError: a rule of `read_notebook` is broken, or a cell failed; the message says which.
+        NotebookError: a rule of `read_notebook` is broken, an equation cannot be converted, or a cell failed;
+            the message says which.
         InputError: `output` is `path`, or `write_back` is combined with parameters.
         AsaError: the packages of the `notebooks` extra are not installed.
     """
@@ -115,12 +116,13 @@ def run_notebook(
     if write_back and parameters:
         raise InputError("--in-place stores outputs made with the default parameters: leave -p out")
     source = read_notebook(path, parameters)
+    notebook_page(source, path)  # what its page cannot show is told now, not after minutes
     start = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
     html, failed, partial = (output.with_suffix(end) for end in (".html", ".failed.ipynb", ".partial.ipynb"))
     try:
         executed = _execute(source, path, partial, dict(parameters or {}), timeout)
-        page = notebook_page(executed, path.parent)
+        page = notebook_page(executed, path)
         text = nbformat.writes(executed) + "\n"
         write_text(html, page)
         write_text(output, text)

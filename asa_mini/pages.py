@@ -37,7 +37,12 @@ def mathml(tex: str, block: bool) -> str:
     try:
         return LatexToMathML().convert_with_local_state(one_line, displaystyle=block)
     except LatexError as error:
-        raise NotebookError(f"cannot convert the equation {tex!r}: {error}") from error
+        reason = (
+            re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()[0]
+        )  # a coloured drawing follows
+        raise NotebookError(
+            f"cannot convert the equation {tex!r}: {reason.removeprefix('Error: ')}"
+        ) from None
 
 
 class _Renderer(IPythonRenderer):
@@ -60,17 +65,20 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def notebook_page(notebook: Any, folder: Path) -> str:
+def notebook_page(notebook: Any, path: Path) -> str:
     """The HTML file of an nbformat node: stored outputs too, cells tagged `remove-cell` not.
 
     Args:
-        notebook: with outputs.
-        folder: where the pictures lie that its Markdown names.
+        notebook: with outputs or without.
+        path: of its file, beside which the pictures lie that its Markdown names.
 
     Raises:
-        NotebookError: an equation cannot be converted.
+        NotebookError: an equation cannot be converted; the message names file and equation.
     """
     exporter = _Exporter(embed_images=True, raw_template=TEMPLATE)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"remove-cell"}), enabled=True)
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    try:
+        page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
+    except NotebookError as error:
+        raise NotebookError(f"{path.name}: {error}") from error
     return page

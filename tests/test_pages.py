@@ -1,14 +1,17 @@
 """The HTML copy of a notebook: readable without a network, equations included."""
 
 import base64
+import re
 
 import pytest
 
 pytest.importorskip("nbconvert", reason="needs the notebooks extra")
+import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from site_pages import Page
 
 from asa_mini.errors import NotebookError
+from asa_mini.notebooks import run_notebook
 from asa_mini.pages import notebook_page
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -23,9 +26,8 @@ It costs `$5` ![a dot](dot.png)"""
 
 def page(tmp_path, *cells):
     (tmp_path / "dot.png").write_bytes(base64.b64decode(PIXEL))
-    (tmp_path / "page.html").write_text(
-        notebook_page(new_notebook(cells=[*cells]), tmp_path), encoding="utf-8"
-    )
+    html = notebook_page(new_notebook(cells=[*cells]), tmp_path / "lesson.ipynb")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
     return Page(tmp_path / "page.html")
 
 
@@ -45,9 +47,18 @@ def test_the_set_up_is_left_out(tmp_path):
     assert "lesson" in page(tmp_path, *cells).path.read_text("utf-8")
 
 
-def test_an_equation_that_cannot_be_converted_is_named(tmp_path):
-    with pytest.raises(NotebookError, match=r"cannot convert the equation '\\\\frac\{1'"):
-        page(tmp_path, new_markdown_cell(r"so $\frac{1$"))
+def test_an_equation_that_cannot_be_converted_is_told_before_the_run(tmp_path):
+    parameters = new_code_cell("n = 1  # of nothing", metadata={"tags": ["parameters"]})
+    cells = [parameters, new_markdown_cell(r"so $\frac{1$"), new_code_cell("open('it_ran', 'w')")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "lesson.ipynb")
+    with pytest.raises(NotebookError) as error:
+        run_notebook(tmp_path / "lesson.ipynb", tmp_path / "out" / "lesson.ipynb")
+    assert re.fullmatch(
+        r"lesson\.ipynb: cannot convert the equation '\\\\frac\{1': Expected closing token [\x20-\x7e]+",
+        str(error.value),
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["lesson.ipynb"]
 
 
 def test_it_looks_for_no_other_host(browser, tmp_path):
