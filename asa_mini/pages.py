@@ -37,12 +37,9 @@ def mathml(tex: str, block: bool) -> str:
     try:
         return LatexToMathML().convert_with_local_state(one_line, displaystyle=block)
     except LatexError as error:
-        reason = (
-            re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()[0]
-        )  # a coloured drawing follows
-        raise NotebookError(
-            f"cannot convert the equation {tex!r}: {reason.removeprefix('Error: ')}"
-        ) from None
+        text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # a line, then a drawing, in colours
+        reason = text.strip().splitlines()[0].removeprefix("Error: ")
+        raise NotebookError(f"cannot convert the equation {tex!r}: {reason}") from None
 
 
 class _Renderer(IPythonRenderer):
