@@ -14,7 +14,7 @@ notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build
 	$(BIN)/python -m asa_mini notebooks
 
 test: $(STAMP)  ## run the tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
 	rm -rf build/site build/site-trees build/jupyter_execute

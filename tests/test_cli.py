@@ -183,7 +183,7 @@ def test_no_network(train, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert "hub that can be reached" in refused(train("--model", "someone/some-model"))
-    assert time.monotonic() - start < 10, "the hub's client retried"
+    assert time.monotonic() - start < 25, "the hub's client retried"
 
 
 def test_evaluate_refuses(model, refused, tmp_path):

@@ -30,6 +30,7 @@ STEPS += ["largest_rate", "play"]
 FOR_EVER = (
     "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
 )
+TIMEOUT = 45  # seconds: a cell may take a third of it, on a machine that stands still now and then
 FORMULA, INJECTION = "=HYPERLINK(0)", "<script>alert(1)</script> & more"
 
 
@@ -73,7 +74,7 @@ def misbehaviour(victim, port, other):
         "os.fork()": "no other process: os.fork",
         "input()": "EOFError",
         "try: open('large', 'wb').write(bytes(60 * 2**20))\nfinally: os.remove('large')": "OSError",
-        "while True: print('x' * 10**7)": "TimeoutError: no result after 3 s",
+        "while True: print('x' * 10**7)": f"TimeoutError: no result after {TIMEOUT / 3:g} s",
         "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd": "its __str__ stopped",
         "f(": "SyntaxError",
     }
@@ -111,7 +112,7 @@ def graded(tmp_path_factory):
     homework(students / "loop.ipynb", after=[("simultaneous_step", FOR_EVER)])
     homework(students / "leave.ipynb", after=[("Reversal", "import os; os._exit(0)")])
     homework(students / "memory.ipynb", after=[("slopes", "import time; x = b'x' * 10**9\ntime.sleep(60)")])
-    files = "import time\nfor i in range(12): open(str(i), 'wb').write(bytes(10**7))\ntime.sleep(1.5)"
+    files = "import time\nfor i in range(12): open(str(i), 'wb').write(bytes(10**7))\ntime.sleep(60)"
     homework(students / "disk.ipynb", after=[("largest_rate", files)])
     change = [("largest_rate", "def largest_rate(c):\n    while True: pass"), ("play-answer", INJECTION)]
     change += [("slopes", "def slopes(theta, eta, c):\n    return 0.0, 0.0")]
@@ -127,7 +128,7 @@ def graded(tmp_path_factory):
         patch.setattr(grading, "DISK", 50)
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr("tempfile.tempdir", str(temporary))
-        options = ["--output", str(output), "--timeout", "9", "--memory", "1024", "--jobs", "2"]
+        options = ["--output", str(output), "--timeout", str(TIMEOUT), "--memory", "1024", "--jobs", "2"]
         assert cli.main(["grade", str(students), *options]) == 0
     with pytest.raises(BlockingIOError):
         server.accept()  # nobody has called
@@ -150,7 +151,7 @@ def section(graded, student):
 
 
 def test_the_others_are_unharmed(graded):
-    assert passed(graded, "good") == (7, "")
+    assert passed(graded, "good") == (7, ""), section(graded, "good")
     assert graded[1]["good"] == {"student": "good", "passed": "7", "total": "7", NAME: "7 of 7", "notes": ""}
 
 
@@ -165,7 +166,7 @@ def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
 @pytest.mark.parametrize(
     ("student", "points", "note"),
     [
-        ("loop", 2, r"stopped in cell \d+ \(import time\): the notebook's 9 s are used up: the rest .*"),
+        ("loop", 2, r"stopped in cell \d+ \(import time\): the notebook's \d+ s are used up: the rest .*"),
         ("leave", 3, r"its process ended in cell \d+ \(import os; os\._exit\(0\)\): exit code 0"),
         ("memory", 1, r"stopped in cell \d+ \(import time; .*\): more than 1024 MiB of memory"),
         ("disk", 6, r"stopped in .*: more than 50 MiB written to disk"),
@@ -226,7 +227,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130 and error.splitlines()[-1] == "asa_mini: interrupted"
     assert children and not any(child.is_running() for child in children)
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "out").iterdir()) == []

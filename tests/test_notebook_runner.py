@@ -46,7 +46,7 @@ def wait_for_pid(folder, seconds=120):
     return int((folder / "pid").read_text())
 
 
-def assert_gone(pid, seconds=10):
+def assert_gone(pid, seconds=60):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -104,7 +104,7 @@ needs_ipython_9 = pytest.mark.skipif(OLD_IPYTHON, reason="IPython 8 drops the ex
         ("x = 1 / 0", ("raises-exception",), "ZeroDivisionError: division by zero"),
         ("raise ValueError('one\\ntwo')", (), "ValueError: one two"),
         ("print('never')", ("skip-execution",), "never run (a sys.exit"),
-        ("while True: pass", (), "no result after 2 s"),
+        ("while True: pass", (), "no result after 10 s"),
         ("import os; os._exit(0)", (), "the kernel died"),
     ],
 )
@@ -115,7 +115,7 @@ def test_failing_cell(cell, tag, cause, tmp_path):
     for stale in ("a.ipynb", "a.html"):
         (tmp_path / stale).write_text("of an earlier run")
     with pytest.raises(NotebookError) as caught:
-        notebooks.run_notebook(path, output, timeout=2, write_back=True)
+        notebooks.run_notebook(path, output, timeout=10, write_back=True)
     message = str(caught.value)
     assert cause in message and "\n" not in message
     assert message.startswith(f"a.ipynb, cell 3 ({cell.splitlines()[0]}): ")
@@ -273,7 +273,7 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     )
     pid = wait_for_pid(path.parent)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err == "asa_mini: interrupted\n"
     assert list((tmp_path / "out").iterdir()) == []

@@ -204,7 +204,7 @@ def test_damage_is_noticed(tmp_path, old, new, said):
 def test_a_bad_page_is_noticed_in_the_browser(browser, tmp_path, body, said):
     (tmp_path / "bad.html").write_text(f"<!doctype html><meta charset=utf-8><body>{body}</body>")
     reader = Visitor(browser, tmp_path, **PHONE)
-    reader.visit(tmp_path / "bad.html").wait_for_timeout(50)
+    reader.visit(tmp_path / "bad.html").wait_for_timeout(500)
     reader.context.close()
     assert bool(reader.complaints) == bool(said)
     assert said is None or re.search(said, reader.complaints[0])
