@@ -134,10 +134,11 @@ def test_max_positions_is_what_the_model_can_really_read(folder):
 
 def test_an_unreachable_hub_is_noticed_at_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    start = time.monotonic()
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
     message = refusal("someone/some-model")
     assert "'someone/some-model'" in message and "hub that can be reached" in message
-    assert time.monotonic() - start < 25, "the hub's client retried"
+    assert pauses == [], "the hub's client retried"
 
 
 def test_a_silent_hub_is_given_up_after_the_timeout(monkeypatch):

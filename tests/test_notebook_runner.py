@@ -18,7 +18,7 @@ from asa_mini.errors import AsaError, InputError, NotebookError
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 
 PARAMETERS = "steps = 3  # how many\nname = 'a'  # text\nrate: float = 0.5  # per step"
-SLEEP = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+SLEEP = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)"
 
 
 def write_notebook(path, *cells, tags=("parameters",), kernel="python3", last_cell_tags=()):
