@@ -11,7 +11,7 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build/notebooks
-	$(BIN)/python -m asa_mini notebooks
+	$(BIN)/python -m asa_classroom notebooks
 
 test: $(STAMP)  ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0

@@ -1,11 +1,10 @@
-"""The command line: `python -m asa_mini train | evaluate | bench | notebooks | exercises | grade`."""
+"""The command line: `python -m asa_mini train | evaluate | bench`."""
 
 import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
-from asa_mini import exercises, grading, notebooks
 from asa_mini.errors import AsaError, DataFileError
 
 METHOD_HELP = (
@@ -15,22 +14,24 @@ METHOD_HELP = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
+    """Run one command, see `run`."""
+    return run(build_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
+    """Parse `argv` and run its command, whose parser has set the default `run`.
+
+    Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C.
+    """
+    arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except AsaError as error:
-        return _fail(error)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        return _fail(error)
+    except (AsaError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
+        print(f"asa_mini: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("asa_mini: interrupted", file=sys.stderr)
         return 130
-
-
-def _fail(error: Exception) -> int:
-    print(f"asa_mini: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,23 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Adversarial Self-Attention: train an encoder against a mask that an adversary chooses.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_train(commands.add_parser("train", help="fine-tune a classifier", formatter_class=_Formatter))
+    _add_train(commands.add_parser("train", help="fine-tune a classifier", formatter_class=HelpFormatter))
     _add_evaluate(
-        commands.add_parser("evaluate", help="accuracy of a classifier", formatter_class=_Formatter)
+        commands.add_parser("evaluate", help="accuracy of a classifier", formatter_class=HelpFormatter)
     )
-    _add_bench(commands.add_parser("bench", help="measure what ASA costs", formatter_class=_Formatter))
-    for name, module, help_text in (
-        ("notebooks", notebooks, "run the notebooks"),
-        ("exercises", exercises, "make the students' notebooks from the solutions"),
-        ("grade", grading, "grade students' notebooks"),
-    ):
-        command = commands.add_parser(name, help=help_text, formatter_class=_Formatter)
-        module.add_arguments(command)
-        command.set_defaults(run=module.main)
+    _add_bench(commands.add_parser("bench", help="measure what ASA costs", formatter_class=HelpFormatter))
     return parser
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds "(default: ...)", except where the help has to say in words what leaving the option out means."""
 
     def _get_help_string(self, action):
@@ -130,9 +123,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     # Imported here, because --help and a mistyped option need not wait for datasets and the Trainer.
-    from asa_mini.data import NUM_LABELS, load
-    from asa_mini.models import load_model
-    from asa_mini.training import TrainConfig, train
+    from asa_mini.train.data import NUM_LABELS, load
+    from asa_mini.train.models import load_model
+    from asa_mini.train.run import TrainConfig, train
 
     names = ("method", "temperature", "strength", "layers", "epochs", "learning_rate")
     names += ("adversary_learning_rate", "batch_size", "max_length", "seed", "select", "bf16")
@@ -167,10 +160,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from asa_mini.data import NUM_LABELS, load
-    from asa_mini.files import write_json
-    from asa_mini.models import load_model
-    from asa_mini.training import environment, evaluate
+    from asa_mini.train.data import NUM_LABELS, load
+    from asa_mini.train.files import write_json
+    from asa_mini.train.models import load_model
+    from asa_mini.train.run import environment, evaluate
 
     if arguments.output and not arguments.output.parent.is_dir():
         raise DataFileError(
@@ -196,7 +189,7 @@ def _print_results(results: dict) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(required=True, metavar="WHAT")
-    step = what.add_parser("step", help="one whole optimisation step", formatter_class=_Formatter)
+    step = what.add_parser("step", help="one whole optimisation step", formatter_class=HelpFormatter)
     model_help = "default, bert-base-shape (random weights), a local folder, or a name on the hub"
     step.add_argument("--model", default="default", help=model_help)
     step.add_argument("--batch-size", type=int, nargs="+", default=[32, 8], help="one per --length")
@@ -205,7 +198,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     step.set_defaults(run=_bench_step)
 
-    attention = what.add_parser("attention", help="attention alone", formatter_class=_Formatter)
+    attention = what.add_parser("attention", help="attention alone", formatter_class=HelpFormatter)
     lengths_help = "sequence lengths in tokens"
     attention.add_argument(
         "--length", type=int, nargs="+", default=[512, 1024, 2048, 4096], help=lengths_help
@@ -227,7 +220,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench_step(arguments: argparse.Namespace) -> None:
-    from asa_mini.bench import bench_step, print_table
+    from asa_mini.bench.step import bench_step, print_table
 
     given = arguments.model, arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
     rows = bench_step(*given)
@@ -236,7 +229,7 @@ def _bench_step(arguments: argparse.Namespace) -> None:
 
 
 def _bench_attention(arguments: argparse.Namespace) -> None:
-    from asa_mini.bench_attention import bench_attention, print_attention
+    from asa_mini.bench.attention import bench_attention, print_attention
 
     shape = arguments.tokens, arguments.heads, arguments.dim, arguments.dtype
     result = bench_attention(arguments.length, *shape)
@@ -246,8 +239,8 @@ def _bench_attention(arguments: argparse.Namespace) -> None:
 
 
 def _write_bench(arguments: argparse.Namespace, result: dict) -> None:
-    from asa_mini.files import write_json
-    from asa_mini.training import environment
+    from asa_mini.train.files import write_json
+    from asa_mini.train.run import environment
 
     if arguments.output:
         write_json(arguments.output, {**result, **environment()})

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from asa_mini.adversary import Adversary
 from asa_mini.attention import BACKENDS
 from asa_mini.errors import InputError
-from asa_mini.interface import AdversaryHook, AsaPass, choose_backend, find_self_attention
-from asa_mini.models import max_positions
+from asa_mini.hf import AdversaryHook, AsaPass, choose_backend, find_self_attention
 from asa_mini.objective import AsaOutput, asa_objective, check_head, task_loss
+from asa_mini.train.models import max_positions
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import os
 import random
 from pathlib import Path
 
-from asa_mini.planting import plant_shortcut
+from asa_mini.train.planting import plant_shortcut
 
 SEED = 0
 AGREEMENT = 0.9

@@ -23,15 +23,15 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import TrainerCallback
 
-from asa_mini.analysis import capture, divergence, measure
-from asa_mini.baselines import PRIORS
-from asa_mini.checkpoint import load_adversaries
-from asa_mini.data import load
-from asa_mini.files import write_json
-from asa_mini.kinds import masked_by_kind, sentiment_words, token_kinds
-from asa_mini.models import load_model
-from asa_mini.planting import WORDS
-from asa_mini.training import TrainConfig, environment, evaluate, train
+from asa_mini.look.capture import capture, divergence, measure
+from asa_mini.look.kinds import masked_by_kind, sentiment_words, token_kinds
+from asa_mini.train.baselines import PRIORS
+from asa_mini.train.data import load
+from asa_mini.train.files import write_json
+from asa_mini.train.models import load_model
+from asa_mini.train.planting import WORDS
+from asa_mini.train.run import TrainConfig, environment, evaluate, train
+from asa_mini.train.run_folder import load_adversaries
 from asa_mini.wrap import AsaModel
 
 FOLDER = Path(__file__).parent

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from asa_mini import results
-from asa_mini.results import gains, markdown_table, read_attention, read_runs, summarise
+from asa_mini.look import results
+from asa_mini.look.results import gains, markdown_table, read_attention, read_runs, summarise
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"

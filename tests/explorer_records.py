@@ -3,8 +3,8 @@
 import numpy as np
 from IPython.display import HTML
 
-from asa_mini import explorer
-from asa_mini.analysis import AttentionRecord
+from asa_mini.look import explorer
+from asa_mini.look.capture import AttentionRecord
 
 NASTY = "</script><script>window.ran=1</script> <img src=x onerror=window.ran=1> &lt; \u2028 שלום"
 

@@ -11,8 +11,9 @@ from tiny import tiny, wrapped
 from tiny_text import tokenizer as tiny_tokenizer
 from transformers import GPT2TokenizerFast
 
-from asa_mini import analysis, kinds
 from asa_mini.errors import InputError
+from asa_mini.look import capture as analysis
+from asa_mini.look import kinds
 
 TEXTS = ["a very fine film", "films and a dull story", "the weak cast, meanwhile poor"]  # "the": unknown
 

@@ -6,8 +6,8 @@ import torch
 from tiny import tiny
 from tiny_text import tokenizer
 
-from asa_mini.attribution import gradient_times_input, leave_one_out, margin
 from asa_mini.errors import InputError
+from asa_mini.look.attribution import gradient_times_input, leave_one_out, margin
 
 TEXTS = ["a very fine film", "films and a dull story", "poor cast"]
 OPTIONS = {"max_length": 32, "batch_size": 3}

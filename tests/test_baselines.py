@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from tiny import batch, checkpoint, tiny
 
-from asa_mini.analysis import capture
-from asa_mini.baselines import Prior, attention_prior, perturbed_embeddings
 from asa_mini.errors import InputError
+from asa_mini.look.capture import capture
+from asa_mini.train.baselines import Prior, attention_prior, perturbed_embeddings
 
 
 def attention_inputs(seed=0):
@@ -16,7 +16,7 @@ def attention_inputs(seed=0):
 
 
 def attend(prior, q, k, v, allowed):
-    from asa_mini.baselines import _prior_attention_forward
+    from asa_mini.train.baselines import _prior_attention_forward
 
     module = torch.nn.Module()
     module.is_causal, module.training = False, True

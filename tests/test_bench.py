@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_text import save_model
 
-from asa_mini import bench
+from asa_mini.bench import step as bench
 from asa_mini.cli import main
 from asa_mini.errors import InputError
 from asa_mini.wrap import AsaModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attention_cases import triton_only
 
-from asa_mini import bench_attention as bench
+from asa_mini.bench import attention as bench
 from asa_mini.cli import main
 from asa_mini.errors import InputError
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from asa_mini.checks import LADDERS, CheckFailed, Unfinished, ladder
-from asa_mini.exercises import student_version
+from asa_classroom.checks import LADDERS, CheckFailed, Unfinished, ladder
+from asa_classroom.exercises import student_version
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 

@@ -8,9 +8,9 @@ from contextlib import redirect_stdout
 import pytest
 import torch
 
-from asa_mini import checks
-from asa_mini.checks import CheckFailed, Ladder, Unfinished
-from asa_mini.checks.harness import attempt, call, require, same
+from asa_classroom import checks
+from asa_classroom.checks import CheckFailed, Ladder, Unfinished
+from asa_classroom.checks.harness import attempt, call, require, same
 from asa_mini.errors import InputError
 
 
@@ -186,7 +186,7 @@ def test_a_step_names_itself_seeds_and_leaves_the_random_state_alone():
 def test_a_notebook_shows_only_the_message():
     """A student sees the few lines of the message, no traceback, and no internals of the checks."""
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
-    shell.run_cell("from asa_mini.checks import gradient_reversal as check")
+    shell.run_cell("from asa_classroom.checks import gradient_reversal as check")
     shell.run_cell("def largest_rate(c):\n    raise NotImplementedError()")
     printed = io.StringIO()
     with redirect_stdout(printed):

@@ -15,8 +15,8 @@ import tiny_text
 from huggingface_hub import constants
 from transformers import BertModel
 
-from asa_mini import training
 from asa_mini.cli import build_parser, main
+from asa_mini.train import run as training
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import huggingface_hub
 import pytest
 from transformers import BertTokenizerFast
 
-from asa_mini import data
 from asa_mini.errors import DataFileError, InputError
-from asa_mini.planting import WORDS, remove_shortcut
+from asa_mini.train import data
+from asa_mini.train.planting import WORDS, remove_shortcut
 
 FOLDER = Path(__file__).parents[1] / "data"
 SPLITS = ("train", "dev", "iid", "neutral", "flipped")

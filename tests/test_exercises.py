@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from asa_mini import cli, publishing
+from asa_classroom import publishing
+from asa_classroom.exercises import GUIDE_END, GUIDE_START, generate, student_version
+from asa_classroom.notebooks import read_notebook, sources_digest
+from asa_classroom.publishing import badge_source, install_source, publish
+from asa_mini import cli
 from asa_mini.errors import DataFileError, InputError, NotebookError
-from asa_mini.exercises import GUIDE_END, GUIDE_START, generate, student_version
-from asa_mini.notebooks import read_notebook, sources_digest
-from asa_mini.publishing import badge_source, install_source, publish
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 v4 = nbformat.v4
@@ -79,7 +80,7 @@ def folder(tmp_path):
 def test_what_is_stored_follows_from_the_solutions():
     texts = generate(SOLUTIONS, EXERCISES)
     stale = [path.name for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    assert not stale, f"run: python -m asa_mini exercises ({', '.join(stale)})"
+    assert not stale, f"run: python -m asa_classroom exercises ({', '.join(stale)})"
     assert {path.name for path in EXERCISES.iterdir()} == {path.name for path in SOLUTIONS.glob("*.ipynb")}
 
 

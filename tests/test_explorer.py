@@ -13,8 +13,8 @@ import pytest
 from explorer_records import MARKED, RECORDS, record, shown
 from nbconvert import HTMLExporter
 
-from asa_mini import explorer
 from asa_mini.errors import InputError
+from asa_mini.look import explorer
 
 
 def data_of(page: str) -> dict:

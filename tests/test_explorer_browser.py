@@ -8,7 +8,7 @@ import pytest
 from explorer_records import MARKED, NASTY, RECORDS, record, shown
 from PIL import Image
 
-from asa_mini import explorer
+from asa_mini.look import explorer
 
 
 @pytest.fixture

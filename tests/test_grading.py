@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asa_mini import cli, grading, grading_report
+from asa_classroom import grading
+from asa_classroom.exercises import SOLUTION, student_version
+from asa_classroom.grading import report as grading_report
+from asa_classroom.grading.collect import Work, collect
+from asa_mini import cli
 from asa_mini.errors import DataFileError
-from asa_mini.exercises import SOLUTION, student_version
-from asa_mini.grading_collect import Work, collect
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 
@@ -81,12 +83,12 @@ def misbehaviour(victim, port, other):
 
 
 ALLOWED = [  # no errors, and no harm to what comes after
-    "%matplotlib inline\nimport matplotlib.pyplot as plt, asa_mini.plots as plots\n"
+    "%matplotlib inline\nimport matplotlib.pyplot as plt, asa_mini.look.plots as plots\n"
     "fig, ax = plt.subplots(); ax.plot([1, 2]); plots.show_figure(fig, 'mine', 'a line')",
     "import tempfile\nwith tempfile.TemporaryDirectory() as d: open(d + '/a', 'w').write('a')",
     "open('a.txt', 'w').write('a'); os.rename('a.txt', 'b.txt'); os.remove('b.txt'); open(os.devnull, 'w')",
     "import inspect\ndef shown(): pass\nassert 'pass' in inspect.getsource(shown)",
-    "import builtins, asa_mini, asa_mini.checks.harness as harness\n"
+    "import builtins, asa_mini, asa_classroom.checks.harness as harness\n"
     "check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = check\n"
     "builtins.open = None\nsys.stdout.close()",
     "os.chdir('/')",

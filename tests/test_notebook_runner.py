@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from asa_mini import cli, notebooks
+from asa_classroom import notebooks
+from asa_mini import cli
 from asa_mini.errors import AsaError, InputError, NotebookError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")

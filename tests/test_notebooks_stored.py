@@ -23,7 +23,7 @@ from notebook_checks import (
     runner_metadata,
 )
 
-from asa_mini.notebooks import read_notebook, sources_digest
+from asa_classroom.notebooks import read_notebook, sources_digest
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 
@@ -48,7 +48,7 @@ def test_stored_notebook(path, check):
     notebook = read_notebook(path)  # reading checks the kernel and the parameters cell, too
     faults = list(check(notebook, path.parent) if check is dead_links else check(notebook))
     place = path.relative_to(FOLDER.parent)
-    remedy = f"once it is mended, run: python -m asa_mini notebooks {place} --in-place"
+    remedy = f"once it is mended, run: python -m asa_classroom notebooks {place} --in-place"
     assert not faults, "\n".join([path.name, *faults, remedy])
 
 
@@ -62,7 +62,7 @@ def sound_notebook():
     v4 = nbformat.v4
     first = "# 01 · A title\n\n**Goal.** One.\n\n**Prerequisites.** None.\n\n**Runs in** about 1 s."
     ends = "## What you learned\n\nOne, see `a. B[i](x)`. Two in $x. Y$ and so\non. Is this three?\n\n"
-    ends += "## Try it\n\n1. One. Two.\n\n## Where to look next\n\n[Code](../asa_mini/plots.py#L1), "
+    ends += "## Try it\n\n1. One. Two.\n\n## Where to look next\n\n[Code](../asa_mini/look/plots.py#L1), "
     ends += "[web](https://example.org), [here](#top)."
     figure = v4.new_output("display_data", {"image/png": "aaaa"}, metadata={"image/png": {"alt": "A line."}})
     printed = v4.new_output("stream", name="stdout", text="bits/it and 3 items; /data/file\n")
@@ -144,7 +144,7 @@ DAMAGES = [
     (missing_parts, source(4, "on. Is", "on; is"), "What you learned has 2 sentences, not 3"),
     (missing_parts, source(4, "One, see", "One. See"), "What you learned has 4 sentences, not 3"),
     (dead_links, source(4, "plots.py", "plot.py"), r"cell 4 links to \.\./asa_mini/plot\.py#L1"),
-    (dead_links, source(4, "../asa_mini/plots.py", "/usr"), "cell 4 links to /usr#L1, which is not in"),
+    (dead_links, source(4, "../asa_mini/look/plots.py", "/usr"), "cell 4 links to /usr#L1, which is not in"),
 ]
 
 

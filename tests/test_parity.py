@@ -11,7 +11,7 @@ from attention_cases import triton_only
 from safetensors.torch import load_file
 
 import asa_mini
-from asa_mini.interface import AsaPass
+from asa_mini.hf import AsaPass
 
 FIXTURES = Path(os.environ.get("ASA_FIXTURES", Path(__file__).parent / "fixtures"))
 CASES = sorted(path.parent for path in FIXTURES.glob("*/case.json"))

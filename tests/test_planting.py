@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asa_mini.errors import InputError
-from asa_mini.planting import PLACES, WORDS, plant_shortcut, remove_shortcut
+from asa_mini.train.planting import PLACES, WORDS, plant_shortcut, remove_shortcut
 
 TEXT = st.text(alphabet=st.sampled_from("aé.<\"' \t\n\u00a0\u3000\x1c"), max_size=20).filter(str.strip)
 ROWS = st.lists(st.tuples(TEXT, st.integers(0, 1)), min_size=1, max_size=25)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from asa_mini import plots
-from asa_mini.analysis import AttentionRecord
 from asa_mini.errors import InputError
+from asa_mini.look import plots
+from asa_mini.look.capture import AttentionRecord
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import json
 import pandas as pd
 import pytest
 
-from asa_mini import results
 from asa_mini.errors import DataFileError
+from asa_mini.look import results
 
 
 def run(method, temperature, epochs, seed, accuracy, best):

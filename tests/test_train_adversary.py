@@ -4,10 +4,10 @@ import pytest
 import tiny_text
 import torch
 
-from asa_mini.analysis import capture, kept_share
 from asa_mini.errors import InputError
-from asa_mini.models import load_model
-from asa_mini.training import train_adversary
+from asa_mini.look.capture import capture, kept_share
+from asa_mini.train.models import load_model
+from asa_mini.train.run import train_adversary
 
 
 def test_an_adversary_that_plays_alone_moves_nothing_but_itself(tmp_path):

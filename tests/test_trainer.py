@@ -8,12 +8,12 @@ import torch
 from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments, set_seed
 
 from asa_mini import AsaConfig, wrap
-from asa_mini.checkpoint import load_adversaries
-from asa_mini.data import tokenize
 from asa_mini.errors import InputError
-from asa_mini.models import load_model
-from asa_mini.trainer import AsaTrainer
-from asa_mini.training import TrainConfig, train
+from asa_mini.train.data import tokenize
+from asa_mini.train.models import load_model
+from asa_mini.train.run import TrainConfig, train
+from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.trainer import AsaTrainer
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from asa_mini.checkpoint import load_adversaries
 from asa_mini.errors import DataFileError, InputError, NonFiniteLossError, OutputExistsError
-from asa_mini.models import load_model
-from asa_mini.training import TrainConfig, environment, evaluate, train
+from asa_mini.train.models import load_model
+from asa_mini.train.run import TrainConfig, environment, evaluate, train
+from asa_mini.train.run_folder import load_adversaries
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
 CONFIG = {"epochs": 2.0, "batch_size": 8, "max_length": 30, "learning_rate": 1e-3, "temperature": 0.3}

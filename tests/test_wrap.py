@@ -13,7 +13,7 @@ from tiny import assert_same, batch, checkpoint, step, tiny, wrapped
 import asa_mini
 from asa_mini import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.interface import AsaPass
+from asa_mini.hf import AsaPass
 
 
 @pytest.mark.parametrize("name", ["temperature", "alpha", "gradient_reversal_scale"])

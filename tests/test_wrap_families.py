@@ -7,7 +7,7 @@ from tiny import FAMILIES, PAD, SMALL, batch, step, tiny, wrapped
 
 import asa_mini
 from asa_mini.errors import InputError
-from asa_mini.interface import AsaPass
+from asa_mini.hf import AsaPass
 
 FOUND = dict.fromkeys(FAMILIES, 2) | {"albert": 1}  # ALBERT shares one layer
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ import torch
 import transformers
 from tiny import FAMILIES, assert_same, batch, checkpoint, gradients, step, tiny, wrapped
 
-from asa_mini.trainer import AsaTrainer
+from asa_mini.train.trainer import AsaTrainer
 
 every_mode = pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
 TERMS = ("loss", "task_loss", "divergence", "kept_units", "logits", "adversarial_logits", "kept_share")

@@ -9,7 +9,7 @@ from attention_cases import DEVICE, triton_only
 from test_wrap_training import assert_same_terms, every_mode
 from tiny import assert_same, batch, checkpoint, gradients, step, tiny, wrapped
 
-from asa_mini import interface
+from asa_mini import hf as interface
 from asa_mini.errors import InputError
 
 pytestmark = triton_only

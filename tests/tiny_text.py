@@ -3,7 +3,7 @@
 from datasets import Dataset, DatasetDict
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, set_seed
 
-from asa_mini.models import quiet_transformers
+from asa_mini.train.models import quiet_transformers
 
 GOOD, BAD = ("fine", "bright", "lovely"), ("dull", "poor", "weak")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -1,0 +1,38 @@
+"""Checks of the exercises in `notebooks/exercises`: one module for each notebook, one function for each step.
+
+    from asa_classroom.checks import gradient_reversal as check
+
+    check.scale_gradient(scale_gradient)  # a check has the name of what it takes
+
+They compare with this package's own functions or with arithmetic of their own, never with the solutions.
+`tests/test_checks.py` holds every check to both sides: the solution passes, the stub and at least three
+planted mistakes fail, each with the message meant for it.
+"""
+
+import importlib
+
+from asa_classroom.checks.harness import CheckFailed, Ladder, Unfinished
+from asa_mini.errors import InputError
+
+LADDERS = {  # exercise notebook -> the module with its checks
+    "ex00_tour": "tour",
+    "ex01_motivation": "motivation",
+    "ex02_gradient_reversal": "gradient_reversal",
+    "ex03_asa_layer": "asa_layer",
+    "ex04_training": "training",
+    "ex05_attention_analysis": "attention_analysis",
+    "ex06_gpu_attention": "gpu_attention",
+}
+
+__all__ = ["LADDERS", "CheckFailed", "Ladder", "Unfinished", "ladder"]
+
+
+def ladder(notebook: str) -> Ladder:
+    """Return the steps of an exercise notebook, given the stem of its file.
+
+    Raises:
+        InputError: there is no exercise of that name.
+    """
+    if notebook not in LADDERS:
+        raise InputError(f"no exercise {notebook!r}; there are {', '.join(LADDERS)}")
+    return importlib.import_module(f"asa_classroom.checks.{LADDERS[notebook]}").ladder

@@ -1,0 +1,170 @@
+"""Make the students' notebooks from the solutions: `python -m asa_classroom exercises`.
+
+`notebooks/solutions` is the source of truth. What a student must write stands between the marks of SOLUTION;
+the cells carry nbgrader's metadata (`solution`, `grade`, `grade_id`), so a teacher can give the same files to
+nbgrader. The why-questions and their answers are copied to the instructor's guide.
+"""
+
+import argparse
+import copy
+import re
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+from asa_classroom.notebooks import read_notebook
+from asa_classroom.publishing import publish, repository_path
+from asa_mini.errors import DataFileError, InputError, NotebookError
+from asa_mini.train.files import write_text
+
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION(?:\n|\Z)", re.M | re.S)
+MARK = re.compile(r"### (?:BEGIN|END) SOLUTION")
+STUBS = {"code": "# YOUR CODE HERE\nraise NotImplementedError()\n", "markdown": "*Write your answer here.*\n"}
+WHY = re.compile(r"\*\*Why\?\*\*\s+(.+)", re.S)
+GUIDE_START = "<!-- answers: python -m asa_classroom exercises -->"
+GUIDE_END = "<!-- end of answers -->"
+
+
+def student_version(solution: Any, name: str, show_solutions: bool = True) -> Any:
+    """Return the student's notebook for a solution notebook: stubs in place of solutions, no outputs.
+
+    Args:
+        solution: nbformat node; left as it is.
+        name: stem of its file; kept in `metadata.asa_mini.exercise`, so that grading knows a renamed file.
+        show_solutions: put each solution, folded away, after its check.
+
+    Raises:
+        NotebookError: BEGIN and END marks do not pair up, stand in a cell that nbgrader's metadata does not
+            call a solution, or are missing in one that it does.
+    """
+    import nbformat
+
+    student = copy.deepcopy(solution)
+    student.metadata["asa_mini"] = {"exercise": name}
+    student.cells, folded = [], None
+    for cell in copy.deepcopy(solution.cells):
+        full = SOLUTION.sub(r"\2", cell.source)
+        found = full != cell.source
+        stub = STUBS.get(cell.cell_type, "")
+        cell.source = SOLUTION.sub(lambda region, stub=stub: indent(stub, region[1]), cell.source).rstrip()
+        if MARK.search(full) or found != nbgrader(cell, "solution"):
+            raise NotebookError(
+                f"{name}, cell {cell.id}: every solution cell (nbgrader metadata), and no other, must hold "
+                "### BEGIN SOLUTION and ### END SOLUTION, each on a line of its own"
+            )
+        student.cells.append(cell)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            if found:
+                text = f"<summary>Solution</summary>\n\n```python\n{full.rstrip()}\n```\n"
+                text = f"<details>\n{text}\n</details>"
+                folded = nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-solution")
+            elif folded and nbgrader(cell, "grade"):
+                student.cells += [folded] if show_solutions else []
+                folded = None
+    return student
+
+
+def nbgrader(cell: Any, role: str) -> bool:
+    """Whether nbgrader's metadata gives a cell the role `solution` or `grade`."""
+    return bool(cell.metadata.get("nbgrader", {}).get(role, False))
+
+
+def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Path, str]:
+    """Return what follows from the solutions, ready to be written: {path: text}.
+
+    That is the students' notebooks in `output`. If that is the folder `exercises` beside `source`, then also
+    lessons and solutions with their badge and set-up cell up to date, and the answers in `INSTRUCTORS.md`.
+
+    Raises:
+        DataFileError: `source` holds no notebook.
+        InputError: `output` holds the originals, or is published with solutions though `show_solutions` is
+            False, or the guide lacks its marks.
+        NotebookError: see `student_version`, `questions_and_answers` and `read_notebook`.
+    """
+    folder = source.parent
+    published = output.resolve() == (folder / "exercises").resolve()
+    if published and not show_solutions:
+        raise InputError(f"{output} is published with folded solutions: choose another --output")
+    if output.resolve() in (source.resolve(), folder.resolve()):
+        raise InputError(f"{output} holds the originals: choose another --output")
+    solutions = {path: read_notebook(path) for path in sorted(source.glob("*.ipynb"))}
+    if not solutions:
+        raise DataFileError(f"no notebook in {source}")
+    notebooks = {
+        output / path.name: student_version(solution, path.stem, show_solutions)
+        for path, solution in solutions.items()
+    }
+    guide, texts = folder / "INSTRUCTORS.md", {}
+    if published:
+        notebooks |= {path: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))} | solutions
+        if guide.exists():
+            texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
+    for path, notebook in notebooks.items():
+        texts[path] = _text(publish(notebook, repository_path(path, folder) if published else None))
+    return texts
+
+
+def _text(notebook: Any) -> str:
+    import nbformat
+
+    return nbformat.writes(notebook) + "\n"
+
+
+def questions_and_answers(solution: Any, name: str) -> str:
+    """Return the why-questions of a solution notebook with their answers, in Markdown.
+
+    Raises:
+        NotebookError: the cell before an answer asks no `**Why?**`.
+    """
+    texts = [f"### {name}"]
+    for question, cell in zip(solution.cells, solution.cells[1:], strict=False):
+        answer = SOLUTION.search(cell.source) if cell.cell_type == "markdown" else None
+        if answer:
+            why = WHY.search(question.source)
+            if not why:
+                raise NotebookError(f"{name}, cell {question.id}: no **Why?** before the answer in {cell.id}")
+            asked = f"**`{cell.id.removesuffix('-answer')}`** {' '.join(why[1].split())}"
+            texts.append(f"{asked}\n\n{indent(answer[2].strip(), '> ')}")
+    return "\n\n".join(texts)
+
+
+def fill_guide(guide: str, solutions: dict[Path, Any]) -> str:
+    """Return the instructor's guide with the questions and answers of all solutions between its two marks.
+
+    Raises:
+        InputError: the marks are missing.
+        NotebookError: see `questions_and_answers`.
+    """
+    head, start, rest = guide.partition(GUIDE_START)
+    _, end, tail = rest.partition(GUIDE_END)
+    if not (start and end):
+        raise InputError(f"the instructor's guide needs the lines {GUIDE_START} and {GUIDE_END}")
+    texts = [questions_and_answers(solution, path.stem) for path, solution in solutions.items()]
+    return "\n\n".join([head + start, *texts, end + tail])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `python -m asa_classroom exercises` to `parser`."""
+    folders = Path("notebooks/solutions"), Path("notebooks/exercises")
+    parser.add_argument("--source", type=Path, default=folders[0], help="folder of the solutions")
+    parser.add_argument("--output", type=Path, default=folders[1], help="folder to write to")
+    help_text = "leave the folded solutions out, for graded work"
+    parser.add_argument("--no-solutions", action="store_true", help=help_text)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write what `generate` returns, where it differs from what is there.
+
+    Raises:
+        AsaError: see `generate`; nothing is written then.
+    """
+    texts = generate(args.source, args.output, not args.no_solutions)
+    args.output.mkdir(parents=True, exist_ok=True)
+    changed = 0
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            print(path)
+            changed += 1
+    print(f"{changed} of {len(texts)} files changed")

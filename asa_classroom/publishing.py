@@ -1,0 +1,81 @@
+"""What every notebook starts with, so that it also runs where nothing is prepared: a badge and a set-up cell.
+
+The repository's address stands here and nowhere else. `python -m asa_classroom exercises` writes it into all
+notebooks; stored outputs stay valid, because these cells do not count as their sources.
+"""
+
+from pathlib import Path
+from typing import Any
+
+# On GitHub. OWNER stands for whoever publishes it: until it is replaced, badges lead nowhere.
+REPOSITORY = "OWNER/asa_mini"
+BRANCH = "main"
+TAG = "install"  # of both cells
+
+INSTALL = """\
+# Set-up: does nothing where asa_mini is installed; elsewhere (Colab, a plain Jupyter) it installs it.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+spec = importlib.util.find_spec("asa_mini")
+if spec is None or spec.origin is None:  # None, too, for a mere folder of that name
+    here = Path.cwd()
+    folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/wrap.py").exists()]
+    root = folders[0] if folders else here / "asa_mini_clone"
+    address = "https://github.com/{repository}"
+    needs = ["-e", str(root), "matplotlib", "seaborn", "triton; sys_platform == 'linux'"]
+    try:
+        if not root.exists():
+            subprocess.run(["git", "clone", "--depth", "1", address, root], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        advice = "It takes git, pip and a network; else install it as README.md says, and start Jupyter there"
+        raise RuntimeError(f"no asa_mini from {{address}}: {{error}}. {{advice}}.") from None
+    sys.path.insert(0, str(root))"""
+
+
+def install_source() -> str:
+    """The set-up cell: safe to run twice, and touches nothing that is installed."""
+    return INSTALL.format(repository=REPOSITORY)
+
+
+def badge_source(path: str) -> str:
+    """The badge of a notebook, in Markdown.
+
+    Args:
+        path: of the notebook in the repository, with slashes.
+    """
+    image = "../" * (path.count("/") - 1) + "open_in_colab.svg"
+    address = f"https://colab.research.google.com/github/{REPOSITORY}/blob/{BRANCH}/{path}"
+    return f"[![Open in Colab]({image})]({address})"
+
+
+def publish(notebook: Any, path: str | None) -> Any:
+    """Put both cells behind the notebook's first one, or bring them up to date; the rest stays as it is.
+
+    Args:
+        notebook: nbformat node, changed in place and returned.
+        path: of the notebook in the repository, with slashes; None for one that is not published: no badge.
+    """
+    import nbformat
+
+    before = {cell.id: cell for cell in notebook.cells if TAG in cell.metadata.get("tags", [])}
+    install = before.get("install") or nbformat.v4.new_code_cell(id="install")
+    install.source = install_source()
+    # Folded away in JupyterLab, left out of the HTML copies and of the site: it teaches nothing.
+    install.metadata = nbformat.from_dict({"tags": [TAG, "remove-cell"], "jupyter": {"source_hidden": True}})
+    cells = [install]
+    if path is not None:
+        badge = nbformat.v4.new_markdown_cell(badge_source(path), id="badge", metadata={"tags": [TAG]})
+        cells.insert(0, badge)
+    rest = [cell for cell in notebook.cells if cell.id not in before]
+    notebook.cells = rest[:1] + cells + rest[1:]
+    return notebook
+
+
+def repository_path(path: Path, notebooks: Path) -> str | None:
+    """A notebook's path in the repository, given its folder `notebooks`; None if it lies elsewhere."""
+    path, notebooks = path.resolve(), notebooks.resolve()
+    return f"notebooks/{path.relative_to(notebooks).as_posix()}" if path.is_relative_to(notebooks) else None

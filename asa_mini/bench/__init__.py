@@ -1,0 +1,1 @@
+"""What ASA costs: a whole training step, and attention alone."""

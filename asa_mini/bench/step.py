@@ -1,0 +1,184 @@
+"""What ASA costs: one optimisation step against the same model's plain step, in time and in peak memory."""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+import psutil
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from asa_mini.errors import InputError
+from asa_mini.train.evaluation import check_max_length
+from asa_mini.train.models import load_model
+from asa_mini.wrap import AsaConfig, wrap
+
+BERT_BASE = "bert-base-shape"  # a model name: BERT-base, its weights random
+WARM_UP = 2
+
+
+def kinds() -> dict[str, AsaConfig | None]:
+    """What is compared here: the model alone with transformers' sdpa attention, and ASA around it.
+
+    The dense forms run everywhere; "sequential" is what the authors' code does, one pass after the other.
+    """
+    dense = {
+        "plain": None,
+        "joint": AsaConfig(backend="reference"),
+        "sequential": AsaConfig(backend="reference", joint_pass=False),
+    }
+    return dense | ({"triton": AsaConfig(backend="triton")} if torch.cuda.is_available() else {})
+
+
+class Step:
+    """One training step of one kind: forward, backward and AdamW, dropout on."""
+
+    def __init__(self, kind: str, name: str, bf16: bool = False):
+        torch.manual_seed(0)
+        self.device, self.bf16 = "cuda" if torch.cuda.is_available() else "cpu", bf16
+        self.model: nn.Module = _load(name).to(self.device)
+        config = kinds()[kind]
+        if config is not None:
+            self.model = wrap(self.model, config)
+        self.model.train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+
+    def __call__(self, batch: dict[str, Tensor]) -> float:
+        """Take one step; returns its seconds."""
+        _synchronize()
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            loss = self.model(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        _synchronize()
+        return time.perf_counter() - start
+
+
+def bench_step(
+    name: str, batch_sizes: Sequence[int], lengths: Sequence[int], repeats: int, bf16: bool = False
+) -> list[dict]:
+    """Time a step of every kind, interleaved in one process, and measure its peak memory.
+
+    The cost of a kind is the median over the repeats of its time divided by the plain step's time next to it:
+    a machine that slows down for a while slows down both.
+
+    Args:
+        name: a model, as in `load_model`, or BERT_BASE.
+        batch_sizes, lengths: B and L of each measured shape, in pairs.
+        repeats: measured steps of every kind and shape.
+        bf16: under autocast to bfloat16.
+
+    Returns:
+        One dict per shape and kind: `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to the plain
+        step (median) with its quartiles `ratio_low`, `ratio_high`, and `peak_mib`, memory above the loaded
+        model's, in MiB.
+
+    Raises:
+        InputError: the lists differ in length, a number is not positive, or a length is beyond the
+            model's positions.
+    """
+    if len(batch_sizes) != len(lengths):
+        raise InputError(f"{len(batch_sizes)} batch sizes but {len(lengths)} lengths; give them in pairs")
+    if min([*batch_sizes, *lengths]) < 1 or repeats < 2:
+        raise InputError("batch sizes and lengths must be at least 1, repeats at least 2")
+    check_max_length(_load(name), max(lengths))
+    shapes = list(zip(batch_sizes, lengths, strict=True))
+    # First, while this process is small: on Linux a child starts with its parent's peak as its own.
+    peaks = {
+        (kind, *shape): _peak_memory_of(kind, name, *shape, bf16) for shape in shapes for kind in kinds()
+    }
+    steps = {kind: Step(kind, name, bf16) for kind in kinds()}
+    rows = []
+    for size, length in shapes:
+        batch = _batch(size, length, steps["plain"].model)
+        seconds = {kind: [] for kind in steps}
+        for repeat in tqdm(range(WARM_UP + repeats), desc=f"B {size}, L {length}"):
+            for kind in steps:
+                elapsed = steps[kind](batch)
+                if repeat >= WARM_UP:
+                    seconds[kind].append(elapsed)
+        for kind in steps:
+            ratios = [t / plain for t, plain in zip(seconds[kind], seconds["plain"], strict=True)]
+            low, _, high = quantiles(ratios, n=4)
+            rows.append(
+                {
+                    "batch_size": size,
+                    "length": length,
+                    "kind": kind,
+                    "seconds": median(seconds[kind]),
+                    "ratio": median(ratios),
+                    "ratio_low": low,
+                    "ratio_high": high,
+                    "peak_mib": peaks[kind, size, length],
+                }
+            )
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    print(f"{'B':>4}{'L':>6}  {'kind':12}{'s/step':>8}{'x plain':>9}  {'quartiles':14}{'peak MiB':>9}")
+    for row in rows:
+        quartiles = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+        print(
+            f"{row['batch_size']:4d}{row['length']:6d}  {row['kind']:12}{row['seconds']:8.3f}"
+            f"{row['ratio']:9.2f}  {quartiles:14}{row['peak_mib']:9.0f}"
+        )
+
+
+def _batch(size: int, length: int, model: nn.Module) -> dict[str, Tensor]:
+    """Random tokens; the examples' real lengths are spread evenly from L/2 to L, as in a padded batch."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, model.config.vocab_size, (size, length), generator=generator)
+    real = torch.linspace(length / 2, length, size).ceil().long()
+    mask = (torch.arange(length)[None] < real[:, None]).long()
+    labels = torch.randint(0, model.config.num_labels, (size,), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {key: value.to(model.device) for key, value in batch.items()}
+
+
+def _load(name: str) -> nn.Module:
+    if name != BERT_BASE:
+        return load_model(name)[0]
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert"))
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_memory_of(kind: str, name: str, size: int, length: int, bf16: bool) -> float:
+    """Measured in a process of its own: the peak of a process never falls again."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (kind, name, size, length, bf16, torch.get_num_threads()))
+
+
+def _peak_memory(kind: str, name: str, size: int, length: int, bf16: bool, threads: int) -> float:
+    torch.set_num_threads(threads)
+    step = Step(kind, name, bf16)
+    # A step of a tiny batch first: it allocates the gradients and the optimizer's state, not the point here.
+    step(_batch(1, 1, step.model))
+    batch = _batch(size, length, step.model)
+    before = _memory(peak=False)
+    step(batch)
+    return (_memory(peak=True) - before) / 2**20
+
+
+def _memory(peak: bool) -> int:
+    """Bytes in use now, or at most so far: of the GPU's tensors, or of the whole process on a CPU."""
+    if torch.cuda.is_available():
+        if not peak:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    if not peak:
+        return psutil.Process().memory_info().rss
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,1 @@
+"""Looking into trained models: capture attention, measure it, attribute predictions, draw, explore."""

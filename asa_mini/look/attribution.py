@@ -1,0 +1,114 @@
+"""Which words a prediction hangs on: leave-one-out, and gradient times input."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from asa_mini.errors import InputError
+from asa_mini.train.evaluation import check_max_length
+
+
+def margin(logits: Tensor, classes: Tensor) -> Tensor:
+    """Log-odds of a class against all others: log p / (1 - p). logits (B, C), classes (B,) -> (B,).
+
+    Raises:
+        InputError: there is not one class for each row.
+    """
+    if classes.shape != logits.shape[:1]:  # torch would take the first rows, or broadcast, without a word
+        rows, count = len(logits), classes.numel()
+        raise InputError(
+            f"margin needs one class for each row: {rows} row{'s' * (rows != 1)}, "
+            f"{count} class{'es' * (count != 1)} of shape {tuple(classes.shape)} (expand a single one)"
+        )
+    chosen = logits.gather(-1, classes[:, None])
+    others = logits.masked_fill(torch.zeros_like(logits).scatter(-1, classes[:, None], 1).bool(), -torch.inf)
+    return chosen[:, 0] - others.logsumexp(-1)
+
+
+@torch.no_grad()
+def leave_one_out(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int = 128,
+    batch_size: int = 64,
+) -> list[np.ndarray]:
+    """How much the log-odds of the predicted class fall when a word is left out.
+
+    Args:
+        model: a plain classifier in evaluation mode.
+        texts: each with at least two words (`text.split()`).
+        max_length: tokens; longer texts are cut.
+        batch_size: shortened texts at one time.
+
+    Returns:
+        Per text an array, one number per word; positive: the word spoke for the prediction.
+    """
+    variants = []
+    for text in texts:
+        words = text.split()
+        if len(words) < 2:
+            raise InputError(f"leaving a word out of {text!r} leaves nothing: give texts of two words")
+        variants.append([text] + [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))])
+    flat = [variant for group in variants for variant in group]
+    order = np.argsort([len(variant) for variant in flat], kind="stable")  # little padding
+    logits = torch.empty(len(flat), model.config.num_labels)
+    for start in range(0, len(flat), batch_size):
+        rows = order[start : start + batch_size]
+        batch = _encode(model, tokenizer, [flat[row] for row in rows], max_length)
+        logits[rows] = model(**batch).logits.float().cpu()
+    falls, start = [], 0
+    for group in variants:
+        chosen = logits[start : start + len(group)]
+        predicted = chosen[0].argmax().expand(len(group))
+        scores = margin(chosen, predicted)
+        falls.append((scores[0] - scores[1:]).numpy())
+        start += len(group)
+    return falls
+
+
+def gradient_times_input(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int = 128,
+    batch_size: int = 64,
+    baseline: int | None = None,
+) -> list[np.ndarray]:
+    """The same question without leaving anything out: gradient of the log-odds . (embedding - baseline).
+
+    A word's number is the sum over its tokens, the first-order estimate of what its embeddings add to the
+    log-odds of the predicted class.
+
+    Args:
+        baseline: id of the token whose embedding stands for "nothing there", e.g. that of padding; None
+            takes zero, the textbook's choice, which a layer norm right after the embeddings can void.
+
+    Other arguments and the result are those of `leave_one_out`.
+    """
+    table = model.get_input_embeddings().weight.detach()
+    nothing = torch.zeros_like(table[0]) if baseline is None else table[baseline]  # (E,)
+    scores = []
+    for start in range(0, len(texts), batch_size):
+        chosen = list(texts[start : start + batch_size])
+        batch = _encode(model, tokenizer, chosen, max_length, return_offsets_mapping=True)
+        spans = batch.pop("offset_mapping")  # (B, L, 2)
+        x = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
+        logits = model(inputs_embeds=x, **batch).logits
+        (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
+        by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
+        for text, row, places in zip(chosen, by_token, spans.tolist(), strict=True):
+            words = [word.span() for word in re.finditer(r"\S+", text)]
+            inside = [[s < end and start < e for s, e in places] for start, end in words]  # words x tokens
+            scores.append(np.array(inside, dtype=float).reshape(len(words), len(row)) @ row)
+    return scores
+
+
+def _encode(model, tokenizer, texts: list[str], max_length: int, **options):
+    check_max_length(model, max_length)
+    options |= {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
+    return tokenizer(texts, **options).to(model.device)

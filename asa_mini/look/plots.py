@@ -1,0 +1,280 @@
+"""Shared figures. One colour, one meaning.
+
+Blue is the model and what it does undisturbed (theta, the clean pass); orange is the adversary and what it
+makes of that (eta, the adversarial pass); a planted word is marked in magenta, in bold.
+"""
+
+import io
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from asa_mini.errors import InputError
+from asa_mini.look.capture import AttentionRecord
+
+FIGURE_FOLDER = "build/figures"
+PALETTE = sns.color_palette("colorblind")
+MODEL_COLOR, ADVERSARY_COLOR = PALETTE[0], PALETTE[3]
+PLANTED_COLOR = "#a3177d"
+WALK_COLORS = ("0.15", PALETTE[2], PALETTE[4], PALETTE[5])  # both players' walk: neither's colour
+KEPT_COLOR, MASKED_COLOR = "#dce9f5", "#1f2a44"
+# A second cue beside the colour, for black-and-white prints and colour-blind readers.
+LINE_STYLES = ("-", "--", "-.", ":")
+
+
+def use_style() -> None:
+    """Set the look of every figure in the notebooks; call it once, before the first figure."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium"})
+    plt.rcParams["svg.hashsalt"] = "asa_mini"  # the ids inside an SVG are random otherwise
+
+
+def project_root() -> Path:
+    """Return the folder that holds `asa_mini/` and `notebooks/`, or the current one if there is none."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "notebooks").is_dir() else Path.cwd()
+
+
+def save_figure(fig: Figure, name: str, folder: str | Path = FIGURE_FOLDER) -> None:
+    """Write `fig` as `<name>.png` and `<name>.svg`; a relative `folder` starts at the project root.
+
+    Returns nothing on purpose: at the end of a cell, a path would put one reader's folders into it.
+
+    Raises:
+        InputError: `name` is not a plain file name.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise InputError(f"name must be a plain file name without folders, got {name!r}")
+    target = project_root() / folder
+    target.mkdir(parents=True, exist_ok=True)
+    picture, small, drawing = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    fig.savefig(drawing, format="svg", bbox_inches="tight", metadata={"Date": None})
+    fig.savefig(picture, format="png", bbox_inches="tight")
+    # 256 colours are plenty for a plot, and a notebook that stores its figures shrinks to a third.
+    Image.open(picture).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    for kind, content in (("png", small), ("svg", drawing)):
+        unfinished = target / f".{name}.{os.getpid()}.{kind}"  # nobody ever reads half a picture
+        try:
+            unfinished.write_bytes(content.getvalue())
+            unfinished.replace(target / f"{name}.{kind}")
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def show_figure(fig: Figure, name: str, alt: str) -> None:
+    """Save `fig` under `name`, then display it in a notebook with `alt` for readers who cannot see it."""
+    from IPython import display  # only notebooks need it
+
+    save_figure(fig, name)
+    content = (project_root() / FIGURE_FOLDER / f"{name}.png").read_bytes()
+    display.display(display.Image(data=content, alt=alt))
+    plt.close(fig)  # the notebook would display it a second time at the end of the cell
+
+
+def trajectory_plot(
+    ax: Axes,
+    paths: Mapping[str, np.ndarray],
+    field: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+    limit: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw walks of two players (theta to the right, eta upwards): ring = start, square = end.
+
+    Args:
+        paths: label -> (T, 2) points, T >= 1.
+        field: the step that each player wants at (theta, eta), two (N, N) arrays; drawn as arrows.
+        limit: half-width of the picture; by default the largest coordinate of any path.
+
+    Raises:
+        InputError: a path is not (T, 2), holds NaN or infinity, or there is nothing to draw.
+    """
+    points = {label: np.asarray(path, dtype=float) for label, path in paths.items()}
+    for label, path in points.items():
+        if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not np.isfinite(path).all():
+            raise InputError(f"path {label!r} must hold finite points of shape (T, 2), got {path.shape}")
+    if not points and limit is None:
+        raise InputError("nothing to draw: give at least one path, or a limit for the field alone")
+    limit = limit or 1.1 * max(np.abs(path).max() for path in points.values()) or 1.0
+    if field is not None:
+        theta, eta = np.meshgrid(*[np.linspace(-limit, limit, 10)] * 2)
+        ax.quiver(theta, eta, *field(theta, eta), color="0.7", width=0.005, zorder=1)
+    for i, (label, path) in enumerate(points.items()):
+        color, style = WALK_COLORS[i % len(WALK_COLORS)], LINE_STYLES[i % len(LINE_STYLES)]
+        ax.plot(*path.T, label=label, color=color, linestyle=style, linewidth=1.8, zorder=3)
+        ax.plot(*path[0], "o", color="white", markeredgecolor=color, markersize=9, zorder=4)
+        ax.plot(*path[-1], "s", color=color, markeredgecolor="white", markersize=8, zorder=4)
+    ax.plot(0, 0, "k+", markersize=12, markeredgewidth=2, zorder=5)
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
+    ax.set(xlabel="theta, the model (dimensionless)", ylabel="eta, the adversary (dimensionless)")
+    if len(points) > 1:
+        ax.legend(fontsize="small")
+
+
+def attention_heatmap(
+    ax: Axes,
+    weights: torch.Tensor | np.ndarray,
+    tokens: Sequence[str],
+    title: str = "",
+    label: str = "attention weight (each row sums to 1)",
+    vmax: float | None = None,
+    cmap: str = "Blues",
+    marked: Collection[int] = (),
+) -> None:
+    """Draw one (L, L) map: queries are rows, keys are columns.
+
+    A boolean map is drawn as a mask (True = kept) in two colours with a legend, anything else as a
+    heat map with a colour bar that starts at 0; give `vmax` to compare several maps on one scale. The
+    tokens of the indices `marked` (a planted word) are printed bold and in `PLANTED_COLOR`.
+
+    Raises:
+        InputError: `weights` is not (L, L) with one token per row, or holds NaN or infinity.
+    """
+    weights = torch.as_tensor(weights).detach().cpu()
+    if (got := tuple(weights.shape)) != (wanted := (len(tokens), len(tokens))):
+        raise InputError(f"{len(tokens)} tokens need a map of shape {wanted}, got {got}")
+    if not torch.isfinite(weights).all():
+        raise InputError("the map holds NaN or infinity")
+    grid = {"square": True, "linewidths": 0.5, "linecolor": "white", "ax": ax}
+    grid |= {"xticklabels": list(tokens), "yticklabels": list(tokens)}
+    if weights.dtype == torch.bool:
+        colors = ListedColormap([MASKED_COLOR, KEPT_COLOR])
+        sns.heatmap(weights.numpy().astype(int), cmap=colors, vmin=0, vmax=1, cbar=False, **grid)
+        patches = [Patch(facecolor=KEPT_COLOR, label="kept"), Patch(facecolor=MASKED_COLOR, label="masked")]
+        ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    else:
+        bar = {"label": label, "shrink": 0.8}
+        sns.heatmap(weights.double().numpy(), cmap=cmap, vmin=0, vmax=vmax, cbar_kws=bar, **grid)
+    ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        for i in marked:
+            labels[i].set(color=PLANTED_COLOR, fontweight="bold")
+
+
+def map_pair(
+    axes: Sequence[Axes],
+    record: AttentionRecord,
+    layer: int,
+    head: int | None = None,
+    marked: Collection[int] = (),
+) -> None:
+    """Draw what one sentence attends to, clean (blue) and attacked (orange), on one scale.
+
+    Crosses in the second map are the units that the adversary switched off.
+
+    Args:
+        axes: two of them.
+        record: from `analysis.capture`.
+        layer, head: which map, counted from 0; no head draws the mean over all heads.
+        marked: indices of tokens to mark, e.g. `record.tokens_of_word(position)`.
+    """
+    layers, heads = record.clean.shape[:2]
+    for name, index, count in (("layer", layer, layers), ("head", head or 0, heads)):
+        if not 0 <= index < count:
+            raise InputError(f"there is no {name} {index}: the record has {count}, counted from 0")
+    maps = [x[layer].mean(0) if head is None else x[layer, head] for x in (record.clean, record.adversarial)]
+    shared = {"tokens": record.tokens, "marked": marked, "vmax": max(x.max() for x in maps)}
+    which = f"layer {layer}, " + ("mean of heads" if head is None else f"head {head}")
+    looks = ("clean", "Blues"), ("under attack", "Oranges")
+    for ax, weights, (kind, cmap) in zip(axes, maps, looks, strict=True):
+        attention_heatmap(ax, weights, title=f"{kind}: {which}", label="weight", cmap=cmap, **shared)
+    rows, columns = np.nonzero(~record.kept[layer])
+    axes[1].plot(columns + 0.5, rows + 0.5, "x", color="0.25", markersize=4, label="removed")
+    axes[1].set_xlabel("key (attended to); crosses: removed")
+
+
+def layer_profile(
+    ax: Axes,
+    profiles: Mapping[str, np.ndarray],
+    ylabel: str,
+    title: str = "",
+    colors: Mapping[str, object] | None = None,
+) -> None:
+    """Draw a quantity layer by layer: one line per label, with its interval as a band.
+
+    Args:
+        profiles: label -> (N,) values by layer, or (N, 3) rows of mean, low, high.
+        ylabel: what is drawn, with its unit.
+        colors: label -> colour; where it says nothing, the palette's.
+    """
+    if not profiles:
+        raise InputError("nothing to draw: give at least one profile")
+    for i, (name, profile) in enumerate(profiles.items()):
+        profile = np.asarray(profile, dtype=float)
+        if profile.ndim not in (1, 2) or (profile.ndim == 2 and profile.shape[1] != 3):
+            raise InputError(f"profile {name!r} must be (N,) or (N, 3) for N layers, got {profile.shape}")
+        color = (colors or {}).get(name, WALK_COLORS[i % len(WALK_COLORS)])
+        mean = profile if profile.ndim == 1 else profile[:, 0]
+        style, marker = LINE_STYLES[i % len(LINE_STYLES)], "os^D"[i % 4]
+        ax.plot(mean, linestyle=style, marker=marker, markersize=5, color=color, label=name)
+        if profile.ndim == 2:
+            ax.fill_between(range(len(profile)), profile[:, 1], profile[:, 2], color=color, alpha=0.18)
+    ax.set(xlabel="layer", ylabel=ylabel, title=title, xticks=range(len(mean)))
+    if len(profiles) > 1:
+        ax.legend(fontsize="small")
+
+
+def loss_terms(axes: Sequence[Axes], terms: Sequence[Mapping]) -> None:
+    """Draw an ASA run by its terms: task loss and divergence on the left, kept share by layer on the right.
+
+    Args:
+        axes: two of them.
+        terms: one entry per step with `step`, `task_loss`, `divergence` (nats) and `kept_share` (by layer),
+            as in the `terms` of `training.train`'s metrics.
+    """
+    if not terms or "divergence" not in terms[0]:
+        raise InputError("these are not the terms of a run with ASA or R-Drop: there is no divergence")
+    table = pd.DataFrame(list(terms)).set_index("step")
+    axes[0].plot(table["task_loss"], color=MODEL_COLOR, label="task loss (clean half)")
+    axes[0].plot(table["divergence"], "--", color=ADVERSARY_COLOR, label="divergence")
+    axes[0].set(xlabel="step", ylabel="nats", title="What the encoder minimises")
+    axes[0].legend()
+    kept = 100 * np.array(table["kept_share"].tolist() if "kept_share" in table else [[]] * len(table))
+    for layer, color in enumerate(sns.color_palette("viridis", kept.shape[1])):
+        style = LINE_STYLES[layer % len(LINE_STYLES)]
+        axes[1].plot(table.index, kept[:, layer], style, color=color, label=f"layer {layer}")
+    axes[1].set(
+        xlabel="step", ylabel="units kept (%)", ylim=(0, 103), title="What the adversary leaves alone"
+    )
+    if kept.shape[1]:
+        axes[1].legend(fontsize="small", ncols=2)
+
+
+def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: str = "") -> None:
+    """Draw the accuracy of each kind of run on each split: a bar for the mean, a dot for every seed.
+
+    Args:
+        runs: columns `run` (label of a kind of run), `split` and `accuracy` (%), see `results.read_runs`.
+        splits: which splits to draw, in this order.
+    """
+    if missing := {"run", "split", "accuracy"} - set(runs.columns):
+        raise InputError(f"the runs need a column {min(missing)!r}")
+    shown = {"data": runs, "x": "run", "y": "accuracy", "hue": "split", "hue_order": list(splits), "ax": ax}
+    shades = sns.light_palette(PLANTED_COLOR, len(splits) + 1)[1:]  # neither player's colour
+    sns.barplot(**shown, errorbar=None, palette=shades)
+    sns.stripplot(
+        **shown,
+        dodge=True,
+        jitter=False,
+        palette="dark:black",
+        size=5,
+        edgecolor="white",
+        linewidth=0.7,
+        legend=False,
+    )
+    ax.axhline(50, color="0.4", linestyle=":", linewidth=1)  # chance
+    ax.set(xlabel="", ylabel="accuracy (%)", ylim=(0, 100), title=title)
+    ax.tick_params(axis="x", rotation=30)
+    ax.legend(title="test split", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
