@@ -38,5 +38,5 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "asa_mini needs Python 3.10 to 3.13, and $(PYTHON) is not one: try make PYTHON=python3.12" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks,test,site]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	@touch $@

@@ -16,12 +16,14 @@ else:
 
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}
-NEED_NOTEBOOKS = {"notebooks.py", "plots.py", "explorer.py", "exercises.py", "publishing.py"}
-NEED_NOTEBOOKS |= {
-    "pages.py",
-    "grading_collect.py",
-    "grading_worker.py",
-}  # the modules that only work with that extra
+DOORS = {  # what each extra is for: folders or modules that need it, beside the core's own
+    (): (),  # the method and its kernels
+    ("train",): ("asa_mini/cli.py", "asa_mini/train", "asa_mini/bench", "results", "data"),
+    ("notebooks",): ("asa_mini/look",),
+    ("classroom",): ("asa_classroom",),
+    ("site",): ("site",),
+    ("test",): ("tests",),
+}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -32,18 +34,23 @@ def parsed(lines):
 
 @pytest.fixture(scope="module")
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
 def extras(project):
-    return {name: parsed(lines) for name, lines in project["optional-dependencies"].items()}
+    """{extra: {name: requirement}}, without what one extra takes over from another."""
+    given = project["optional-dependencies"]
+    return {
+        extra: parsed(line for line in lines if not line.startswith("asa_mini["))
+        for extra, lines in given.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def environment_lines():
     """Lines of environment.yml that name something to install, without the list dash."""
-    text = (ROOT / "environment.yml").read_text()
+    text = (ROOT / "environment.yml").read_text("utf-8")
     lines = [line.strip().removeprefix("- ") for line in text.partition("dependencies:")[2].splitlines()]
     return [line for line in lines if line and line != "pip:"]
 
@@ -53,7 +60,9 @@ def test_environment_has_the_bounds_of_pyproject(project, extras, environment_li
     assert f"python{project['requires-python']}" in stated
     assert stated.count("-e .") == stated.count("-c constraints.txt") == stated.count("pip") == 1
     packages = [line for line in stated if not line.startswith(("-", "python>", "pip"))]
-    wanted = parsed(project["dependencies"]) | extras["notebooks"] | extras["test"] | extras["site"]
+    wanted = parsed(project["dependencies"])
+    for extra in extras.values():
+        wanted |= extra
     assert len(packages) == len(wanted)
     found = parsed(packages)
     assert {name: str(item.specifier) for name, item in found.items()} == {
@@ -72,7 +81,7 @@ def test_dependencies_have_a_bound(project, extras):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_constraints_pin_every_dependency_once(python, project, extras):
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[0] != "#"]
     pins = {}
     for item in map(Requirement, lines):
         if item.marker is None or item.marker.evaluate({"python_version": python}):
@@ -87,25 +96,52 @@ def test_constraints_pin_every_dependency_once(python, project, extras):
             assert item.specifier.contains(pins[name]), f"{item} excludes the tested {pins[name]}"
 
 
-def imported(folder, without=()):
-    """Return the packages that Python files below `folder` import, at whatever depth of a function."""
-    files = [file for file in (ROOT / folder).rglob("*.py") if file.name not in without]
+def imported(*patterns):
+    """Return the packages that Python files import, at whatever depth of a function."""
+    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    files = [file for path in found for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    assert files
     names = set()
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module)
     names = {name.partition(".")[0] for name in names}
-    names -= set(sys.stdlib_module_names) | {"tomllib", "asa_mini"} | {file.stem for file in files}
-    return {canonicalize_name(IMPORT_NAMES.get(name, name)) for name in names}
+    own = {"asa_mini", "asa_classroom", "tomllib"} | {file.stem for file in files}
+    return {
+        canonicalize_name(IMPORT_NAMES.get(name, name)) for name in names - set(sys.stdlib_module_names) - own
+    }
 
 
-def test_imports_are_declared(project, extras):
-    core, notebooks, gpu = set(parsed(project["dependencies"])), set(extras["notebooks"]), set(extras["gpu"])
-    assert imported("asa_mini", without=NEED_NOTEBOOKS) <= core | gpu
-    assert imported("asa_mini") <= core | gpu | notebooks
-    assert imported("data") <= core
-    assert imported("tests") <= core | gpu | notebooks | set(extras["test"]) | set(extras["site"])
-    assert imported("site") <= gpu | set(extras["site"])
+def everything_of(extra, project):
+    """Names of what `pip install asa_mini[extra]` asks for, inner extras included."""
+    names = set(parsed(project["dependencies"]))
+    for line in project["optional-dependencies"][extra]:
+        inner = re.fullmatch(r"asa_mini\[(\w+)\]", line)
+        names |= everything_of(inner[1], project) if inner else set(parsed([line]))
+    return names
+
+
+@pytest.mark.parametrize("extra", DOORS)
+def test_imports_are_declared(extra, project, extras):
+    """A door needs no more than its extra; triton is imported where a kernel runs, and there alone."""
+    declared = everything_of(extra[0], project) if extra else set(parsed(project["dependencies"]))
+    patterns = DOORS[extra]
+    if not extra:
+        patterns = [
+            *(p.relative_to(ROOT).as_posix() for p in ROOT.glob("asa_mini/*.py") if p.name != "cli.py"),
+            "asa_mini/kernels",
+        ]
+    assert imported(*patterns) <= declared | set(extras["gpu"])
+
+
+def test_the_wheel_lists_every_package(project):
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {
+        file.parent for name in ("asa_mini", "asa_classroom") for file in (ROOT / name).rglob("__init__.py")
+    }
+    assert {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders} == set(packages) - {
+        "asa_mini._data.shortcut"
+    }

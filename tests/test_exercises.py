@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from asa_classroom import publishing
+from asa_classroom import cli, publishing
 from asa_classroom.exercises import GUIDE_END, GUIDE_START, generate, student_version
 from asa_classroom.notebooks import read_notebook, sources_digest
 from asa_classroom.publishing import badge_source, install_source, publish
-from asa_mini import cli
 from asa_mini.errors import DataFileError, InputError, NotebookError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")

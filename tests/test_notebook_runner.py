@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asa_classroom import notebooks
-from asa_mini import cli
+from asa_classroom import cli, notebooks
 from asa_mini.errors import AsaError, InputError, NotebookError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
@@ -261,7 +260,7 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     """A process of its own: exit code 130, no half-written file, no kernel left behind."""
     path = write_notebook(tmp_path / "in" / "a.ipynb", SLEEP)
     code = (
-        "import signal, sys\nfrom asa_mini.cli import main\n"
+        "import signal, sys\nfrom asa_classroom.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
         "sys.exit(main())"
     )
