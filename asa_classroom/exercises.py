@@ -12,8 +12,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from asa_classroom.notebooks import read_notebook
 from asa_classroom.publishing import publish, repository_path
+from asa_classroom.stored import read_notebook
 from asa_mini.errors import DataFileError, InputError, NotebookError
 from asa_mini.train.files import write_text
 

@@ -6,10 +6,9 @@ failing `!command` or a `sys.exit(0)` half way, and waits for ever for a hanging
 
 import argparse
 import ast
-import hashlib
 import importlib.util
-import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -17,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asa_classroom.publishing import TAG
+from asa_classroom.numbers import moved, read_numbers
+from asa_classroom.stored import KERNEL, one_line, read_notebook, sources_digest
 from asa_mini.errors import AsaError, DataFileError, InputError, NotebookError
-from asa_mini.train.files import write_text
+from asa_mini.train.files import write_json, write_text
 
-KERNEL = "python3"
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited "agg" would drop every figure
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -29,55 +28,6 @@ KERNEL_ENVIRONMENT = {
 }
 # Without this a failing `!command` goes unnoticed. A line of code, because IPython 8 has no flag for it.
 STRICT_SHELL = "--IPKernelApp.exec_lines=get_ipython().system_raise_on_error = True"
-
-
-def read_notebook(path: Path, given: Mapping[str, Any] | None = None) -> Any:
-    """Return the notebook at `path` as an nbformat node, if it and the parameters `given` keep the rules.
-
-    Raises:
-        DataFileError: there is no such file.
-        NotebookError: not a notebook; not for the kernel `python3`; not exactly one cell tagged `parameters`,
-            or one that holds more than `name = literal`; a given name is unknown, or of another type.
-    """
-    import nbformat
-
-    if not path.is_file():
-        raise DataFileError(f"no notebook at {path}")
-    try:
-        notebook = nbformat.v4.upgrade(nbformat.read(path, as_version=4))
-    except Exception as error:  # nbformat fails in as many ways as a file can be damaged
-        raise NotebookError(f"{path.name} is not a valid notebook: {_one_line(error)}") from error
-    kernel = notebook.metadata.get("kernelspec", {}).get("name")
-    if kernel != KERNEL:
-        raise NotebookError(f"{path.name} asks for the kernel {kernel!r}; every notebook must use {KERNEL!r}")
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise NotebookError(f"{path.name} must have exactly one cell tagged 'parameters', not {len(tagged)}")
-    defaults = {}
-    try:
-        for line in ast.parse(tagged[0].source).body:
-            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
-            defaults[target.id] = ast.literal_eval(line.value)
-    except (SyntaxError, ValueError, AttributeError, TypeError) as error:
-        raise NotebookError(f"{path.name}: the parameters cell may only hold `name = literal`") from error
-    for name, value in (given or {}).items():
-        if name not in defaults:
-            raise NotebookError(f"{path.name} has no parameter {name!r}; it has: {', '.join(defaults)}")
-        wanted = type(defaults[name])
-        whole = wanted is float and type(value) is int
-        if defaults[name] is not None and type(value) is not wanted and not whole:
-            raise NotebookError(f"{path.name}: parameter {name!r} takes {wanted.__name__}, not {value!r}")
-    return notebook
-
-
-def sources_digest(notebook: Any) -> str:
-    """SHA-256 of the cells' types, ids and sources; a run stores it as `metadata.asa_mini.sources_sha256`.
-
-    Badge and set-up cell are left out: a new address of the repository makes no output stale.
-    """
-    own = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
-    cells = [(cell.cell_type, cell.id, cell.source) for cell in own]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def run_notebook(
@@ -89,7 +39,8 @@ def run_notebook(
 ) -> float:
     """Execute the notebook at `path` in its own folder; write it to `output`, and as HTML beside that.
 
-    Both appear only after success. After a failure the executed part is left as `NAME.failed.ipynb`.
+    They appear only after success, and with them the key numbers (`publish_numbers`) as NAME.json. After a
+    failure the executed part is left as `NAME.failed.ipynb`.
 
     Args:
         parameters: values that replace defaults of the cell tagged `parameters`.
@@ -100,8 +51,8 @@ def run_notebook(
         Seconds that the run took.
 
     Raises:
-        NotebookError: a rule of `read_notebook` is broken, an equation cannot be converted, or a cell failed;
-            the message says which.
+        NotebookError: a rule of `read_notebook` is broken, an equation cannot be converted, a cell failed, or
+            with the default parameters a key number is not what the stored run found; the message says which.
         InputError: `output` is `path`, or `write_back` is combined with parameters.
         AsaError: the packages of the `notebooks` extra are not installed.
     """
@@ -119,17 +70,26 @@ def run_notebook(
     notebook_page(source, path)  # what its page cannot show is told now, not after minutes
     start = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
-    html, failed, partial = (output.with_suffix(end) for end in (".html", ".failed.ipynb", ".partial.ipynb"))
+    html, numbers, failed, partial = map(
+        output.with_suffix, (".html", ".json", ".failed.ipynb", ".partial.ipynb")
+    )
     try:
         executed = _execute(source, path, partial, dict(parameters or {}), timeout)
-        page = notebook_page(executed, path)
-        text = nbformat.writes(executed) + "\n"
+        page, text = notebook_page(executed, path), nbformat.writes(executed) + "\n"
+        found = read_numbers(executed)
+        faults = [] if parameters or write_back else moved(read_numbers(source), found)
+        if faults:
+            raise NotebookError(f"{path.name}: {'; '.join(faults)}; if that is right, store it by --in-place")
+        if found:
+            write_json(
+                numbers, {"notebook": path.name, "parameters": dict(parameters or {}), "numbers": found}
+            )
         write_text(html, page)
         write_text(output, text)
         if write_back:
             write_text(path, text)
     except Exception:
-        for stale in (html, output):
+        for stale in (html, numbers, output):
             stale.unlink(missing_ok=True)
         if partial.exists():
             partial.replace(failed)
@@ -161,8 +121,8 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
         place = "before its first cell"
         if begun:
             number, _ = originals.get(begun[-1].id, ("of -p", None))
-            place = f"cell {number} ({_one_line(begun[-1].source.strip().splitlines()[0], 60)})"
-        return NotebookError(f"{path.name}, {place}: {_one_line(cause)}")
+            place = f"cell {number} ({one_line(begun[-1].source.strip().splitlines()[0], 60)})"
+        return NotebookError(f"{path.name}, {place}: {one_line(cause)}")
 
     try:
         executed = papermill.execute_notebook(
@@ -205,14 +165,10 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
 def _require_jupyter() -> None:
     for name in ("papermill", "nbformat", "nbconvert", "ipykernel", "math_core"):
         if importlib.util.find_spec(name) is None:
-            raise AsaError(f"running notebooks needs {name}: pip install 'asa_mini[notebooks]'")
+            raise AsaError(f"running notebooks needs {name}: pip install 'asa_mini[classroom]'")
 
 
-def _one_line(text: object, width: int = 400) -> str:
-    return " ".join(str(text).split())[:width]
-
-
-def run_all(
+def run_notebooks(
     paths: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     timeout: int = 600,
@@ -267,6 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     what = "replace a parameter's default by a Python literal, or else a text"
     parser.add_argument("-p", dest="parameters", help=what, **pair)
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own takes -1e-5 for an option
 
 
 def main(args: argparse.Namespace) -> int:
@@ -280,7 +237,7 @@ def main(args: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, stops the kernel
     try:
         parameters = {name: _literal(value) for name, value in args.parameters}
-        run_all(args.paths, args.output, args.timeout, parameters, args.in_place)
+        run_notebooks(args.paths, args.output, args.timeout, parameters, args.in_place)
     except NotebookError as error:
         print(f"asa_mini: error: {error}", file=sys.stderr)
         return 1

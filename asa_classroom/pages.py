@@ -4,6 +4,7 @@ nbconvert's own pages fetch MathJax, require.js and mermaid from other hosts; wi
 without a network meets equations as LaTeX. `make site` converts its equations by the same function.
 """
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 
 from asa_mini.errors import NotebookError
 
+# nbconvert's search for colour codes takes time that grows with the square of a line's length: 300,000
+# characters took a minute and a half.
+LONGEST_LINE = 2_000  # characters of an output's line that a page shows
+LONGEST_TEXT = 200_000  # characters of an output
 TEMPLATE = """\
 {% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
@@ -62,6 +67,15 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
+def shortened(text: str) -> str:
+    """`text` without what nobody reads; in its place stands how many characters are missing."""
+
+    def cut(part: str, limit: int) -> str:
+        return part if len(part) <= limit else f"{part[:limit]} ... ({len(part) - limit} characters more)"
+
+    return cut("\n".join(cut(line, LONGEST_LINE) for line in text.split("\n")), LONGEST_TEXT)
+
+
 def notebook_page(notebook: Any, path: Path) -> str:
     """The HTML file of an nbformat node: stored outputs too, cells tagged `remove-cell` not.
 
@@ -72,6 +86,12 @@ def notebook_page(notebook: Any, path: Path) -> str:
     Raises:
         NotebookError: an equation cannot be converted; the message names file and equation.
     """
+    notebook = copy.deepcopy(notebook)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        for holder, name in ((output, "text"), (output.get("data", {}), "text/plain")):
+            if name in holder:
+                holder[name] = shortened(holder[name])
+        output.update({"traceback": [*map(shortened, output["traceback"])]} if "traceback" in output else {})
     exporter = _Exporter(embed_images=True, raw_template=TEMPLATE)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"remove-cell"}), enabled=True)
     try:

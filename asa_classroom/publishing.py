@@ -7,8 +7,9 @@ notebooks; stored outputs stay valid, because these cells do not count as their 
 from pathlib import Path
 from typing import Any
 
-# On GitHub. OWNER stands for whoever publishes it: until it is replaced, badges lead nowhere.
-REPOSITORY = "OWNER/asa_mini"
+# "OWNER/NAME" on GitHub. None until it is published: a made-up owner could be anybody, and the set-up cell
+# runs what it fetches.
+REPOSITORY: str | None = None
 BRANCH = "main"
 TAG = "install"  # of both cells
 
@@ -19,16 +20,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+repository = {repository!r}
 spec = importlib.util.find_spec("asa_mini")
 if spec is None or spec.origin is None:  # None, too, for a mere folder of that name
     here = Path.cwd()
     folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/wrap.py").exists()]
     root = folders[0] if folders else here / "asa_mini_clone"
-    address = "https://github.com/{repository}"
-    needs = ["-e", str(root), "matplotlib", "seaborn", "triton; sys_platform == 'linux'"]
+    if not root.exists() and repository is None:
+        raise RuntimeError("asa_mini is not installed, and this copy names no repository to fetch it from. "
+                           "Install it as its README.md says, and start Jupyter there.")
+    address = f"https://github.com/{{repository}}"
     try:
         if not root.exists():
             subprocess.run(["git", "clone", "--depth", "1", address, root], check=True)
+        needs = ["-e", f"{{root}}[notebooks]"]
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         advice = "It takes git, pip and a network; else install it as README.md says, and start Jupyter there"
@@ -42,7 +47,7 @@ def install_source() -> str:
 
 
 def badge_source(path: str) -> str:
-    """The badge of a notebook, in Markdown.
+    """The badge of a notebook, in Markdown; only a published one has it.
 
     Args:
         path: of the notebook in the repository, with slashes.
@@ -57,7 +62,7 @@ def publish(notebook: Any, path: str | None) -> Any:
 
     Args:
         notebook: nbformat node, changed in place and returned.
-        path: of the notebook in the repository, with slashes; None for one that is not published: no badge.
+        path: of the notebook in the repository, with slashes; None for one that lies elsewhere: no badge.
     """
     import nbformat
 
@@ -67,7 +72,7 @@ def publish(notebook: Any, path: str | None) -> Any:
     # Folded away in JupyterLab, left out of the HTML copies and of the site: it teaches nothing.
     install.metadata = nbformat.from_dict({"tags": [TAG, "remove-cell"], "jupyter": {"source_hidden": True}})
     cells = [install]
-    if path is not None:
+    if path is not None and REPOSITORY is not None:
         badge = nbformat.v4.new_markdown_cell(badge_source(path), id="badge", metadata={"tags": [TAG]})
         cells.insert(0, badge)
     rest = [cell for cell in notebook.cells if cell.id not in before]

@@ -6,8 +6,8 @@ import re
 import tokenize
 from pathlib import Path
 
-from asa_classroom.notebooks import sources_digest
 from asa_classroom.publishing import TAG
+from asa_classroom.stored import sources_digest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 MAX_CODE_CELLS = 25

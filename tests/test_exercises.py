@@ -10,8 +10,8 @@ import pytest
 
 from asa_classroom import cli, publishing
 from asa_classroom.exercises import GUIDE_END, GUIDE_START, generate, student_version
-from asa_classroom.notebooks import read_notebook, sources_digest
 from asa_classroom.publishing import badge_source, install_source, publish
+from asa_classroom.stored import read_notebook, sources_digest
 from asa_mini.errors import DataFileError, InputError, NotebookError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
@@ -66,7 +66,12 @@ def solution_notebook():
 
 
 @pytest.fixture
-def folder(tmp_path):
+def published(monkeypatch):
+    monkeypatch.setattr(publishing, "REPOSITORY", "somebody/somewhere")
+
+
+@pytest.fixture
+def folder(tmp_path, published):
     """A small `notebooks` folder: a lesson, a solution, the guide."""
     (tmp_path / "solutions").mkdir()
     lesson = v4.new_notebook(cells=solution_notebook().cells[:2], metadata=solution_notebook().metadata)
@@ -185,12 +190,24 @@ def test_a_new_address_reaches_every_notebook_and_makes_none_stale(monkeypatch):
     texts = {path: text for path, text in generate(SOLUTIONS, EXERCISES).items() if path.suffix == ".ipynb"}
     assert len(texts) > 10
     for text in texts.values():
-        assert "github.com/somebody/else" in text and "OWNER" not in text
+        assert "'somebody/else'" in text
     new = [nbformat.reads(texts[path], as_version=4) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     assert list(map(sources_digest, old)) == list(map(sources_digest, new))
 
 
-def test_publishing_twice_is_publishing_once_and_keeps_outputs():
+def test_without_an_address_there_is_no_badge_and_nothing_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "REPOSITORY", None)
+    notebook = publish(publish(solution_notebook(), "notebooks/a.ipynb"), "notebooks/a.ipynb")
+    assert [cell.id for cell in notebook.cells].count("install") == 1
+    assert "badge" not in [cell.id for cell in notebook.cells]
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it started a process"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match=r"names no repository .*as its README\.md says"):
+        exec(install_source(), {})
+
+
+def test_publishing_twice_is_publishing_once_and_keeps_outputs(published):
     once = publish(solution_notebook(), "notebooks/a.ipynb")
     once.cells[2].execution_count = 1
     twice = publish(copy.deepcopy(once), "notebooks/a.ipynb")
@@ -230,13 +247,13 @@ def run_set_up(cwd, source):
     return calls, Path(file)
 
 
-def test_the_set_up_cell_fetches_installs_and_may_run_twice(tmp_path):
+def test_the_set_up_cell_fetches_installs_and_may_run_twice(tmp_path, published):
     (tmp_path / "asa_mini").mkdir()  # a mere folder of that name is no package
     calls, file = run_set_up(tmp_path, install_source() + "\n" + install_source())
     clone = tmp_path / "asa_mini_clone"
     address = f"https://github.com/{publishing.REPOSITORY}"
     assert calls[0] == ["git", "clone", "--depth", "1", address, str(clone)]
-    assert calls[1][1:6] == ["-m", "pip", "install", "-q", "-e"] and calls[1][6] == str(clone)
+    assert calls[1][1:6] == ["-m", "pip", "install", "-q", "-e"] and calls[1][6] == f"{clone}[notebooks]"
     assert len(calls) == 2 and file == clone / "asa_mini" / "wrap.py"
     again, _ = run_set_up(tmp_path, install_source())  # a new session: the copy is there already
     assert [call[0] for call in again] == [sys.executable]
@@ -245,7 +262,7 @@ def test_the_set_up_cell_fetches_installs_and_may_run_twice(tmp_path):
 @pytest.mark.parametrize(
     "error", [FileNotFoundError("no git"), subprocess.CalledProcessError(128, "git clone")]
 )
-def test_the_set_up_cell_says_what_it_takes(tmp_path, monkeypatch, error):
+def test_the_set_up_cell_says_what_it_takes(tmp_path, monkeypatch, published, error):
     def fail(*_, **__):
         raise error
 
@@ -265,7 +282,7 @@ def test_the_set_up_cell_uses_the_copy_it_stands_in(tmp_path):
     for name in ("__init__.py", "wrap.py"):
         (tmp_path / "asa_mini" / name).write_text("")
     calls, file = run_set_up(notebooks, install_source())
-    assert [call[6] for call in calls] == [str(tmp_path)] and file.parent.parent == tmp_path
+    assert [call[6] for call in calls] == [f"{tmp_path}[notebooks]"] and file.parent.parent == tmp_path
 
 
 def test_the_set_up_cell_does_nothing_in_a_prepared_environment(monkeypatch):

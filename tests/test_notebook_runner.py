@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from asa_classroom import cli, notebooks
+from asa_classroom import cli, notebooks, stored
+from asa_classroom.numbers import moved
 from asa_mini.errors import AsaError, InputError, NotebookError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
@@ -155,17 +157,48 @@ def test_write_back_is_stable(tmp_path):
 def test_a_run_leaves_the_digest_of_the_sources(tmp_path):
     path = write_notebook(tmp_path / "in" / "a.ipynb", "steps + 1")
     notebooks.run_notebook(path, tmp_path / "out" / "a.ipynb", write_back=True)
-    notebook = notebooks.read_notebook(path)
+    notebook = stored.read_notebook(path)
     digests = [notebook.metadata["asa_mini"]["sources_sha256"]]
     for field, value in {"outputs": [], "source": "more", "id": "other", "cell_type": "raw"}.items():
         notebook.cells[2][field] = value
-        digests.append(notebooks.sources_digest(notebook))
+        digests.append(stored.sources_digest(notebook))
     notebook.cells.reverse()
-    digests.append(notebooks.sources_digest(notebook))
+    digests.append(stored.sources_digest(notebook))
     assert digests[0] == digests[1] and len(set(digests)) == 5
 
 
-def test_run_all_stops_at_the_first_failure(tmp_path, capsys):
+PUBLISH = "from asa_classroom.numbers import publish_numbers\npublish_numbers(0.1, half=steps / 2, zero=0)"
+
+
+def test_key_numbers_are_stored_and_compared(tmp_path):
+    """Only a run with the default parameters is held to them, and a failure names what moved."""
+    path, output = write_notebook(tmp_path / "in" / "a.ipynb", PUBLISH), tmp_path / "out" / "a.ipynb"
+    notebooks.run_notebook(path, output)  # nothing is stored yet
+    notebooks.run_notebook(path, output, write_back=True)
+    notebooks.run_notebook(path, output)
+    assert json.loads(output.with_suffix(".json").read_text("utf-8"))["numbers"] == {
+        "half": {"value": 1.5, "tolerance": 0.1},
+        "zero": {"value": 0.0, "tolerance": 0.1},
+    }
+    stored_text = path.read_text("utf-8")
+    path.write_text(stored_text.replace("steps / 2", "steps / 2.1").replace(", zero=0", ""), "utf-8")
+    notebooks.run_notebook(path, output, {"steps": 4})
+    with pytest.raises(NotebookError, match=r"^a\.ipynb: zero is not published any more; if that is right"):
+        notebooks.run_notebook(path, output)
+    assert not output.exists() and not output.with_suffix(".json").exists()
+    for divisor, fault in {"1.5": "half was 1.5 and is 2 ", "float('inf')": "half was 1.5 and is 0 "}.items():
+        path.write_text(stored_text.replace("steps / 2", f"steps / {divisor}"), "utf-8")
+        with pytest.raises(NotebookError, match=re.escape(fault + "(tolerance 0.1)")):
+            notebooks.run_notebook(path, output)
+
+
+def test_a_number_that_is_none_has_moved():
+    stored = {"a": {"value": 1.0, "tolerance": 0.5}}
+    assert moved(stored, {"a": {"value": float("nan"), "tolerance": 0.5}}) != []
+    assert moved(stored, {"a": {"value": 1.4, "tolerance": 0.5}}) == []
+
+
+def test_run_notebooks_stops_at_the_first_failure(tmp_path, capsys):
     for name, cell in {"01": "pass", "02": "1 / 0", "03": "pass"}.items():
         write_notebook(tmp_path / "in" / f"{name}.ipynb", cell)
     assert command_line(tmp_path / "in", "--output", tmp_path / "out") == 1
@@ -199,7 +232,7 @@ def test_rules_are_checked_before_anything_runs(layout, given, message, tmp_path
     if given:  # the first notebook would refuse them just as well
         (tmp_path / "in" / "a.ipynb").unlink()
     with pytest.raises(NotebookError) as caught:
-        notebooks.run_all(tmp_path / "in", tmp_path / "out", parameters=given)
+        notebooks.run_notebooks(tmp_path / "in", tmp_path / "out", parameters=given)
     assert message in str(caught.value)
     assert not (tmp_path / "in" / "ran").exists() and not (tmp_path / "out").exists()
 
@@ -211,7 +244,7 @@ def test_parameters_must_be_literals(source, tmp_path):
     notebook.cells[0].source = source
     nbformat.write(notebook, path)
     with pytest.raises(NotebookError, match=r"^a\.ipynb: the parameters cell may only hold `name = literal`"):
-        notebooks.read_notebook(path)
+        stored.read_notebook(path)
 
 
 @pytest.mark.parametrize("text", ["not json", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', "[]"])
@@ -243,16 +276,16 @@ def test_wrong_arguments(tmp_path, capsys):
 def test_missing_extra(tmp_path, monkeypatch):
     path = write_notebook(tmp_path / "a.ipynb", "pass")
     monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(AsaError, match=r"needs papermill: pip install 'asa_mini\[notebooks\]'"):
-        notebooks.run_all(path, tmp_path / "out")
+    with pytest.raises(AsaError, match=r"needs papermill: pip install 'asa_mini\[classroom\]'"):
+        notebooks.run_notebooks(path, tmp_path / "out")
 
 
 def test_parameters_of_the_command_line_are_literals_or_text(monkeypatch):
     calls = []
-    monkeypatch.setattr(notebooks, "run_all", lambda *arguments: calls.append(arguments))
-    given = {"n": "3", "rates": "[0.1, 1e-3]", "name": "bert-base", "digit": "'1'"}
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda *arguments: calls.append(arguments))
+    given = {"n": "3", "rates": "[0.1, 1e-3]", "name": "bert-base", "digit": "'1'", "rate": "-1e-5"}
     assert command_line(*[word for pair in given.items() for word in ("-p", *pair)]) == 0
-    parameters = {"n": 3, "rates": [0.1, 1e-3], "name": "bert-base", "digit": "1"}
+    parameters = {"n": 3, "rates": [0.1, 1e-3], "name": "bert-base", "digit": "1", "rate": -1e-5}
     assert calls == [(["notebooks"], "build/notebooks", 600, parameters, False)]
 
 

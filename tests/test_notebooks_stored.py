@@ -23,7 +23,7 @@ from notebook_checks import (
     runner_metadata,
 )
 
-from asa_classroom.notebooks import read_notebook, sources_digest
+from asa_classroom.stored import read_notebook, sources_digest
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 

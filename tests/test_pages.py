@@ -41,6 +41,20 @@ def test_equations_are_mathml_and_pictures_are_inside(tmp_path):
     assert read.texts == ["a dot"] and all(target.startswith("data:") for target in read.resources)
 
 
+def test_an_endless_line_is_cut_and_says_so(tmp_path):
+    """Uncut, a line of 300,000 characters takes longer than everything else in a lesson."""
+    line = "x" * 300_000
+    outputs = [
+        new_output("stream", text=line),
+        new_output("execute_result", data={"text/plain": line}),
+        new_output("error", ename="E", evalue="", traceback=[line]),
+    ]
+    cell = new_code_cell("1", outputs=outputs)
+    html = page(tmp_path, cell).path.read_text("utf-8")
+    assert html.count("(298000 characters more)") == 3 and "x" * 2001 not in html
+    assert cell.outputs[0].text == line  # the notebook itself keeps everything
+
+
 def test_the_set_up_is_left_out(tmp_path):
     cells = new_code_cell("set_up = 1", metadata={"tags": ["remove-cell"]}), new_code_cell("lesson = 1")
     assert "set_up" not in page(tmp_path, *cells).prose + page(tmp_path, *cells).path.read_text("utf-8")
