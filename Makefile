@@ -5,16 +5,23 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help notebooks test site lab lint clean
+.PHONY: help notebooks test test-least site lab lint clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build/notebooks
 	$(BIN)/python -m asa_classroom notebooks
 
 test: $(STAMP)  ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+# triton 3.6, which torch 2.11 brings, cannot be interpreted with numpy 2.4.
+test-least:  ## run the tests with the oldest torch and transformers that pyproject.toml allows, in .venv-least
+	$(PYTHON) -m venv .venv-least
+	grep -vE '^(torch|transformers|triton|numpy)==' constraints.txt > .venv-least/constraints.txt
+	.venv-least/bin/pip install -q -c .venv-least/constraints.txt torch==2.11.0 transformers==5.17.0 'numpy<2.4' -e '.[test]'
+	.venv-least/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
 	rm -rf build/site build/site-trees build/jupyter_execute
@@ -29,7 +36,7 @@ lint: $(STAMP)  ## check style and formatting, notebooks included
 	$(BIN)/ruff format --check .
 
 clean:  ## remove everything that these commands made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-least build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # Every other target waits for the stamp, so repeated calls install nothing; a failed install leaves none.
 $(STAMP): pyproject.toml constraints.txt

@@ -22,7 +22,7 @@ def browser():
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright, see the test extra")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        pytest.skip(f"needs a browser, one of {', '.join(BROWSERS)}")
+        pytest.skip(f"needs a browser, one of {', '.join(BROWSERS)}: apt-get install chromium")
     with api.sync_playwright() as playwright:  # only for these tests: it keeps an event loop running
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # for containers
         yield browser
