@@ -16,23 +16,30 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asa_classroom import grading
+from asa_classroom import cli, grading
 from asa_classroom.exercises import SOLUTION, student_version
 from asa_classroom.grading import report as grading_report
+from asa_classroom.grading import sandbox
 from asa_classroom.grading.collect import Work, collect
-from asa_mini import cli
 from asa_mini.errors import DataFileError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
 
 NAME = "ex02_gradient_reversal"
 ROOT = Path(__file__).parents[1]
+TEXT = {"capture_output": True, "text": True}
 STEPS = ["slopes", "simultaneous_step", "Reversal", "reverse_by_detach", "players_loss"]
 STEPS += ["largest_rate", "play"]
 FOR_EVER = (
     "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
 )
 TIMEOUT = 45  # seconds: a cell may take a third of it, on a machine that stands still now and then
+NO_WALL = sandbox.missing_wall()
+FORGERY = """import contextlib, os
+for descriptor in range(3, 30):
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b'{"step": "play", "state": "passed", "message": ""}\\n')
+os._exit(0)"""
 FORMULA, INJECTION = "=HYPERLINK(0)", "<script>alert(1)</script> & more"
 
 
@@ -54,8 +61,8 @@ def homework(path, steps=STEPS, after=(), change=()):
     path.write_text(json.dumps(notebook))
 
 
-def misbehaviour(victim, port, other):
-    """{cell: what its error says}; nothing of this may reach beyond the notebook's own process and folder."""
+def accidents(victim, port, other):
+    """{cell: what its error says}: what the guard forbids with and without a wall, and what is just wrong."""
     outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
     return {
         "import os, shutil, sys, socket, subprocess\nsys.exit(3)": "asked to exit",
@@ -63,11 +70,11 @@ def misbehaviour(victim, port, other):
         "os.kill(os.getppid(), 9)": "no other process: os.kill",
         f"shutil.rmtree({outside})": "no change outside",
         f"os.remove({kept})": "no change outside",
-        f"os.unlink('kept.txt', dir_fd=os.open({outside}, os.O_RDONLY))": "no change outside",
         f"os.rename({kept}, 'mine.txt')": "no change outside",
         f"open({outside} + '/new.txt', 'w')": "no writing outside",
         f"os.symlink({outside}, 'link'); open('link/new.txt', 'a')": "no writing outside",
         f"open({str(other)!r}).read()": "no reading of other notebooks",
+        f"os.symlink({str(other)!r}, 'a.txt'); open('a.txt').read()": "no reading of other notebooks",
         f"socket.create_connection(('127.0.0.1', {port}))": "no network",
         f"socket.socket().connect(('127.0.0.1', {port}))": "no network: socket.connect",
         "!ls": "no other process",
@@ -76,9 +83,33 @@ def misbehaviour(victim, port, other):
         "os.fork()": "no other process: os.fork",
         "input()": "EOFError",
         "try: open('large', 'wb').write(bytes(60 * 2**20))\nfinally: os.remove('large')": "OSError",
-        "while True: print('x' * 10**7)": f"TimeoutError: no result after {TIMEOUT / 3:g} s",
         "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd": "its __str__ stopped",
         "f(": "SyntaxError",
+    }
+
+
+def attacks(victim, other):
+    """The same for what no guard sees, so that only a wall stops it; nothing of this may reach beyond."""
+    outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
+    spawn = "import ctypes, multiprocessing, signal\ndef removed(path):\n"
+    spawn += "    child = multiprocessing.get_context('spawn').Process(target=os.remove, args=(path,))\n"
+    spawn += "    child.start(); child.join()\n    return child.exitcode == 0\n"
+    spawn += "open('own.txt', 'w').close()\nassert removed(os.path.abspath('own.txt')), 'no child'\n"
+    hidden = [
+        str(other),
+        str(other.parents[2]),
+        str(ROOT / "notebooks"),
+        str(ROOT / "tests"),
+        "/proc/1/root/etc",
+    ]
+    return {
+        f"{spawn}assert removed({kept}), 'walled'": "AssertionError: walled",
+        f"signal.pidfd_send_signal(os.pidfd_open({os.getpid()}), 9)": "Error: [Errno",
+        "assert os.path.exists('a.txt'), 'walled'": "AssertionError: walled",  # the link to a notebook
+        f"os.unlink('kept.txt', dir_fd=os.open({outside}, os.O_RDONLY))": "FileNotFoundError",
+        f"assert ctypes.CDLL(None).unlink({kept}.encode()) == 0, 'walled'": "AssertionError: walled",
+        f"assert any(map(os.path.exists, {hidden})), 'walled'": "AssertionError: walled",
+        f"assert os.readlink('/proc/self/ns/net') == {os.readlink('/proc/self/ns/net')!r}, 'walled'": "walled",
     }
 
 
@@ -109,10 +140,12 @@ def graded(tmp_path_factory):
     homework(students / "good" / ".ipynb_checkpoints" / f"{NAME}-checkpoint.ipynb", steps=[])
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
-    bad = misbehaviour(victim, server.getsockname()[1], good)
+    bad = accidents(victim, server.getsockname()[1], good) | ({} if NO_WALL else attacks(victim, good))
+    bad["while True: print('x' * 10**7)"] = f"TimeoutError: no result after {TIMEOUT / 3:g} s"
     homework(students / "tricks" / "homework.ipynb", after=[("slopes", *bad, *ALLOWED)])
     homework(students / "loop.ipynb", after=[("simultaneous_step", FOR_EVER)])
-    homework(students / "leave.ipynb", after=[("Reversal", "import os; os._exit(0)")])
+    homework(students / "leave.ipynb", after=[("Reversal", FORGERY)])
+    (students / "linked.ipynb").symlink_to(good)
     homework(students / "memory.ipynb", after=[("slopes", "import time; x = b'x' * 10**9\ntime.sleep(60)")])
     files = "import time\nfor i in range(12): open(str(i), 'wb').write(bytes(10**7))\ntime.sleep(60)"
     homework(students / "disk.ipynb", after=[("largest_rate", files)])
@@ -127,7 +160,7 @@ def graded(tmp_path_factory):
     (students / "list.txt").write_text("")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(grading, "DISK", 50)
+        patch.setattr(sandbox, "DISK", 50)
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr("tempfile.tempdir", str(temporary))
         options = ["--output", str(output), "--timeout", str(TIMEOUT), "--memory", "1024", "--jobs", "2"]
@@ -148,6 +181,10 @@ def passed(graded, student):
     return int(graded[1][student]["passed"]), graded[1][student]["notes"]
 
 
+def failed_cells(html):
+    return re.search("Cells that failed</h4><pre>(.*?)</pre>", html, re.S)[1].splitlines()
+
+
 def section(graded, student):
     return re.search(rf"<h3>{re.escape(student)}: .*?</section>", graded[2], re.S)[0]
 
@@ -160,8 +197,8 @@ def test_the_others_are_unharmed(graded):
 def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
     _, _, _, bad = graded
     assert passed(graded, "tricks") == (7, f"{len(bad)} cells failed")
-    told = re.search("Cells that failed</h4><pre>(.*?)</pre>", section(graded, "tricks"), re.S)[1]
-    for line, (source, error) in zip(told.splitlines(), bad.items(), strict=True):
+    told = failed_cells(section(graded, "tricks"))
+    for line, (source, error) in zip(told, bad.items(), strict=True):
         assert error in line, source
 
 
@@ -169,15 +206,12 @@ def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
     ("student", "points", "note"),
     [
         ("loop", 2, rf"stopped in cell \d+ \(import time\): the notebook's {TIMEOUT} s are used up: .*"),
-        ("leave", 3, r"its process ended in cell \d+ \(import os; os\._exit\(0\)\): exit code 0"),
+        ("leave", 3, r"its process ended in cell \d+ \(import contextlib, os\): exit code 0"),
+        ("linked", 0, "no notebook; a link, not followed: linked.ipynb"),
         ("memory", 1, r"stopped in cell \d+ \(import time; .*\): more than 1024 MiB of memory"),
         ("disk", 6, r"stopped in .*: more than 50 MiB written to disk"),
         ("damaged", 0, rf"damaged_{NAME}\.ipynb cannot be read: cut off or damaged.*"),
-        (
-            "stranger",
-            0,
-            r"stranger\.ipynb is none of the exercises: .*",
-        ),
+        ("stranger", 0, r"stranger\.ipynb is none of the exercises: .*"),
         ("empty", 0, "no notebook"),
         (f"'{FORMULA}", 1, ""),
     ],
@@ -189,10 +223,10 @@ def test_each_costs_itself_alone(student, points, note, graded):
 
 def test_one_line_for_each_student(graded):
     lines, rows, _, _ = graded
-    assert len(rows) == 10 and len(lines) == 12
+    assert len(rows) == 11 and len(lines) == 13
     names = [row["student"].removeprefix("'") for row in rows.values()]
-    assert [line.split()[0] for line in lines[:10]] == names == sorted(names)
-    assert len({line.index("/7") for line in lines[:10]}) == 1  # aligned
+    assert [line.split()[0] for line in lines[:11]] == names == sorted(names)
+    assert len({line.index("/7") for line in lines[:11]}) == 1  # aligned
     assert lines[-1] == "not notebooks, so not looked at: list.txt"
 
 
@@ -208,11 +242,66 @@ def test_page_shows_the_failed_checks_and_the_answers(graded):
     assert re.findall(r"<td>(\d*)</td>", row) == ["3", "", "1", "4"]
 
 
+@pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL)
+def test_a_wall_stops_attacks(graded):
+    assert set(attacks(Path("a"), Path("a/b/c/d")).values()) <= set(graded[3].values())
+
+
+def test_without_a_wall_accidents_are_stopped_and_it_is_said_once(tmp_path, capsys, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept.txt").write_text("kept")
+    bad = accidents(victim, 1, ROOT / "notebooks" / "00_tour.ipynb")
+    homework(tmp_path / "in" / "a.ipynb", after=[("slopes", *bad)])
+    monkeypatch.setattr(sandbox, "DISK", 50)
+    monkeypatch.setenv("PATH", "")
+    assert cli.main(["grade", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
+    printed, said = capsys.readouterr()
+    assert printed.split()[:2] == ["a", "7/7"]
+    assert said == (
+        "no wall around the notebooks, only a guard against accidents: bubblewrap (Linux) is not installed: "
+        "apt install bubblewrap\n"
+    )
+    html = (tmp_path / "out" / "grades.html").read_text(encoding="utf-8")
+    for line, error in zip(failed_cells(html), bad.values(), strict=True):
+        assert error in line
+    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL)
+def test_wall_hides_a_folder_inside_one_that_is_seen(tmp_path, monkeypatch):
+    seen, hidden, home = tmp_path / "seen", tmp_path / "seen" / "in", tmp_path / "home"
+    for folder in (hidden, home):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(seen)))
+    code = f"""import os
+print(os.listdir({str(seen)!r}), os.listdir({str(hidden)!r}), os.listdir())
+for place in ("/", "/dev/shm/", {str(seen)!r} + "/", {str(hidden)!r} + "/", {str(home)!r} + "/"):
+    try: open(place + "new", "w")
+    except OSError as error: print(error.strerror)"""
+    done = subprocess.run([*sandbox.wall(home, [hidden]), sys.executable, "-c", code], **TEXT)
+    assert done.stdout.splitlines() == ["['in'] [] ['file']"] + 4 * ["Read-only file system"], done.stderr
+    assert sorted(path.name for path in home.iterdir()) == ["file", "new"]
+
+
+def test_bubblewrap_that_is_not_allowed_to_work(tmp_path, monkeypatch):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sandbox.missing_wall() == "bubblewrap does not work here: bwrap: No permissions"
+
+
+def test_exit_codes_in_words():
+    assert sandbox.ending(-11) == sandbox.ending(139) == f"signal 11, {signal.strsignal(11)}"
+    assert [sandbox.ending(code) for code in (0, 1, 255)] == ["exit code 0", "exit code 1", "exit code 255"]
+
+
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     homework(tmp_path / "in" / "a.ipynb", after=[("slopes", FOR_EVER)])
     (tmp_path / "tmp").mkdir()
     code = (
-        "import signal, sys\nfrom asa_mini.cli import main\n"
+        "import signal, sys\nfrom asa_classroom.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())"
     )
     arguments = ["grade", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
@@ -224,7 +313,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not any("cell" in path.read_text() for path in (tmp_path / "tmp").rglob("results.jsonl")):
+    while not any("cell" in path.read_text() for path in (tmp_path / "tmp").rglob("*.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -245,6 +334,19 @@ def test_the_newest_of_several_counts(tmp_path):
     assert work.notes == [f"2 notebooks for {NAME}: a.ipynb is the newest; not b.ipynb"]
     checks = {step: source for _, source, step in work.cells if step}
     assert list(checks) == STEPS and "check" not in "".join(checks.values())  # the checks are ours to run
+
+
+def test_links_are_not_followed(tmp_path):
+    solutions = ROOT / "notebooks" / "solutions"
+    homework(tmp_path / "ann" / "a.ipynb")
+    for link in ("ann/deep", "ann/b.ipynb", "ann/data.csv", "bob", f"cid_{NAME}.ipynb", "notes.txt"):
+        (tmp_path / link).symlink_to(solutions / f"{NAME}.ipynb" if "." in link else solutions)
+    notes = {work.student: (work.file, *work.notes) for work in collect(tmp_path)}
+    assert notes == {
+        "ann": ("a.ipynb", "a link, not followed: ann/b.ipynb, ann/data.csv, ann/deep"),
+        "bob": ("", "no notebook", "a link, not followed: bob"),
+        "cid": ("", "no notebook", f"a link, not followed: cid_{NAME}.ipynb"),
+    }
 
 
 def test_names_and_texts_that_no_file_can_hold(tmp_path):
@@ -299,4 +401,4 @@ def test_wrong_arguments(options, message, tmp_path, capsys, monkeypatch):
 def test_missing_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(grading.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["grade", str(tmp_path)]) == 2
-    assert "grading needs nbformat: pip install 'asa_mini[notebooks]'" in capsys.readouterr().err
+    assert "grading needs IPython: pip install 'asa_mini[classroom]'" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from asa_classroom.checks import LADDERS
 from asa_classroom.exercises import WHY, nbgrader
 from asa_mini.errors import DataFileError, InputError
 
@@ -49,42 +50,44 @@ class Work:
 def collect(folder: Path) -> list[Work]:
     """Return the notebooks to grade, sorted by student; one that cannot be read is there, too, with a note.
 
-    A student's newest notebook (by modification time) counts where there are several for one exercise.
+    A student's newest notebook (by modification time) counts where there are several for one exercise. Links
+    are not followed, and named in a note: one could lead to a solution, or to another student's work.
 
     Raises:
         DataFileError: there is no such folder, or no notebook in it.
     """
     if not folder.is_dir():
         raise DataFileError(f"no folder {folder}: give the one that holds the students' notebooks")
-    found: dict[tuple[str, str | None], list[tuple[float, Work]]] = {}
-    students = {path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path.name)}
-    for path in sorted(folder.rglob("*.ipynb")):
+    students: dict[str, list[str]] = {}  # student -> links
+    found: dict[tuple, list[tuple[float, Work]]] = {}  # (student, exercise) -> (when, what)
+    for path in sorted(folder.rglob("*")):  # goes into no link
         parts = path.relative_to(folder).parts
-        if any(map(_hidden, parts)) or not path.is_file():
-            continue
-        work = read(path, parts[0] if len(parts) > 1 else "")
-        found.setdefault((work.student, work.exercise), []).append((path.stat().st_mtime, work))
-    if not found:
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue  # .ipynb_checkpoints; what macOS adds to a zip file
+        notebook, nested = path.suffix == ".ipynb", len(parts) > 1
+        student = plain(parts[0]) if nested or not notebook else owner(path)
+        if path.is_symlink() and (nested or notebook or path.is_dir()):
+            students.setdefault(student, []).append(plain("/".join(parts)))
+        elif path.is_dir() and not nested:
+            students.setdefault(student, [])
+        elif notebook and path.is_file():
+            work = read(path, student)
+            students.setdefault(student, [])
+            found.setdefault((student, work.exercise or path), []).append((path.stat().st_mtime, work))
+    if not found and not any(students.values()):
         raise DataFileError(f"no notebook (*.ipynb) in {folder}")
     works = []
     for (_, exercise), several in found.items():
-        if exercise is None:
-            works += [work for _, work in several]
-            continue
         *older, newest = [work for _, work in sorted(several, key=lambda pair: pair[0])]
         if older:
-            names = ", ".join(work.file for work in older)
-            newest.notes.append(
-                f"{len(several)} notebooks for {exercise}: {newest.file} is the newest; not {names}"
-            )
+            note = f"{len(several)} notebooks for {exercise}: {newest.file} is the newest; not "
+            newest.notes.append(note + ", ".join(work.file for work in older))
         works.append(newest)
-    handed_in = {work.student for work in works}
-    works += [Work(name, notes=["no notebook"]) for name in map(plain, students) if name not in handed_in]
+    for student, links in students.items():
+        mine = [work for work in works if work.student == student] or [Work(student, notes=["no notebook"])]
+        mine[0].notes += [f"a link, not followed: {', '.join(links)}"] if links else []
+        works += mine if mine[0] not in works else []
     return sorted(works, key=lambda work: (work.student.lower(), work.student, work.exercise or ""))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # .ipynb_checkpoints; what macOS adds to a zip file
 
 
 def plain(text: Any) -> str:
@@ -93,13 +96,18 @@ def plain(text: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in whole)
 
 
-def read(path: Path, student: str) -> Work:
-    """Return a notebook as work to do; without a `student`, the file's name says who it is."""
-    from asa_classroom.checks import LADDERS
+def owner(path: Path) -> str:
+    """The student that a notebook's file name names, perhaps beside the exercise."""
+    return plain(path.stem.replace(exercise_in(path) or "", "").strip(" _-") or path.stem)
 
-    named = next((name for name in LADDERS if name in path.stem), None)
-    rest = path.stem.replace(named or "", "").strip(" _-")
-    work = Work(plain(student or rest or path.stem), plain(path.name), named)
+
+def exercise_in(path: Path) -> str | None:
+    return next((name for name in LADDERS if name in path.stem), None)
+
+
+def read(path: Path, student: str) -> Work:
+    """Return a notebook as work to do."""
+    work = Work(student, plain(path.name), exercise_in(path))
     try:
         size = path.stat().st_size / 2**20
         if size > LARGEST:

@@ -1,12 +1,12 @@
-"""Run one student's notebook and the checks of its exercise, in a process that `grading` started.
+"""Run one student's notebook and the checks of its exercise, in a process that `sandbox` started.
 
 All code cells run in order. A check runs as soon as a cell has defined what it takes, so that what was right
 before a crash or an endless loop counts; what has not passed by the end is tried once more. Every result is
-written at once, one line of JSON, to a file outside the student's folder.
+written at once, one line, to where the process's output went at its start.
 
-`guard` is a seat belt against accidents, not a prison: it sees what Python itself does, not what native code
-does (ctypes, a file that a C++ or Rust library opens by itself). Run hostile notebooks in a container. The
-checks share the process with the notebook, so one that is written to cheat can do so; its cells show it.
+`guard` is no wall, which is `sandbox`'s affair: it sees what Python itself does, and tells a student in a
+sentence what is not allowed. The checks share the process with the notebook, so one that is written to cheat
+can do so; its cells show it.
 """
 
 import contextlib
@@ -20,61 +20,48 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from asa_classroom import checks
+from asa_mini.look import plots
+
 SHOWN = 4000  # characters of a message
 OPEN = io.open  # the notebook may give `open` itself a new meaning
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree")
 PROCESSES = ("system", "exec", "fork", "forkpty", "posix_spawn", "spawn", "startfile", "startfile/2")
-PROCESSES = tuple(f"os.{name}" for name in PROCESSES)
-PROCESSES += ("subprocess.Popen", "pty.spawn", "webbrowser.open", "_winapi.CreateProcess")
+PROCESSES = {f"os.{name}" for name in PROCESSES} | {"subprocess.Popen", "pty.spawn", "_winapi.CreateProcess"}
 NETWORK = ("connect", "bind", "getaddrinfo", "gethostbyname", "gethostbyaddr", "sendto", "sendmsg")
-NETWORK = tuple(f"socket.{name}" for name in NETWORK)
-CHANGES = {  # audit event -> (argument with a path, argument with the descriptor of its folder)
-    "os.remove": [(0, 1)],
-    "os.rename": [(0, 2), (1, 3)],
-    "os.mkdir": [(0, 2)],
-    "os.rmdir": [(0, 1)],
-    "os.link": [(0, 2), (1, 3)],
-    "os.symlink": [(1, 2)],
-    "os.truncate": [(0, None)],
-    "os.chmod": [(0, 2)],
-    "os.chown": [(0, 3)],
-    "os.utime": [(0, 3)],
-    "os.setxattr": [(0, None)],
-    "os.removexattr": [(0, None)],
-    "shutil.rmtree": [(0, 1)],
-    "sqlite3.connect": [(0, None)],
-}
+NETWORK = {f"socket.{name}" for name in NETWORK}
 
 
 def guard(home: str) -> Callable[[str, tuple], None]:
     """Return an audit hook: no network or process, no change outside `home`, no notebook read.
 
-    What it forbids raises PermissionError. A hook cannot be removed again; see the module for what it misses.
+    What it forbids raises PermissionError. It misses what native code does, processes that multiprocessing
+    spawns, and paths relative to a folder's descriptor.
     """
     # Kept here, because the notebook may give os.path and the rest a new meaning.
-    realpath, isdir, join, fsdecode = os.path.realpath, os.path.isdir, os.path.join, os.fsdecode
-    own, null, separator = os.getpid(), os.devnull, os.sep
+    realpath, fsdecode, own, inside = os.path.realpath, os.fsdecode, os.getpid(), (home + os.sep, os.devnull)
 
-    def outside(path: Any, folder: Any = None) -> str:
+    def outside(path: Any) -> str:
         """The path if it lies outside `home`, else an empty text; a file descriptor was opened lawfully."""
-        if isinstance(path, int) or path is None:
-            return ""
-        base = f"/proc/self/fd/{folder}" if isinstance(folder, int) and folder >= 0 else ""
-        real = realpath(join(base, fsdecode(path)) if isdir(base) else fsdecode(path))
-        return "" if real in (home, null) or real.startswith(home + separator) else real
+        real = "" if isinstance(path, int) or path is None else realpath(fsdecode(path))
+        return "" if f"{real}{os.sep}".startswith(inside) else real
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
             path, _, flags = arguments
-            if (flags or 0) & WRITING and outside(path):
-                raise PermissionError(f"grading allows no writing outside the own folder: {outside(path)}")
-            if isinstance(path, (str, bytes)) and fsdecode(path).endswith(".ipynb") and outside(path):
+            place = outside(path)
+            if place and (flags or 0) & WRITING:
+                raise PermissionError(f"grading allows no writing outside the own folder: {place}")
+            if place.endswith(".ipynb"):
                 raise PermissionError("grading allows no reading of other notebooks")
         elif event in CHANGES:
-            for path, folder in CHANGES[event]:
-                at = arguments[folder] if folder is not None and folder < len(arguments) else None
-                place = outside(arguments[path], at)  # Python 3.10 does not tell rmtree's folder
-                if place:
+            relative = isinstance(arguments[-1], int) and arguments[-1] >= 0  # to a folder's descriptor
+            for place in map(outside, arguments[: 2 if event == "os.rename" else 1]):
+                if place and not relative:
                     raise PermissionError(f"grading allows no change outside the own folder: {event} {place}")
         elif event in NETWORK:
             raise PermissionError(f"grading allows no network: {event}")
@@ -85,32 +72,27 @@ def guard(home: str) -> Callable[[str, tuple], None]:
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the code inside after `seconds`, where the system has such a timer (not Windows).
+def limited(seconds: float) -> Iterator[None]:
+    """Throw away what the code inside prints, and raise TimeoutError in it after `seconds` (not on Windows).
 
-    Code that catches every exception, or native code, goes on; the parent's limit ends that.
+    Code that catches every exception, or native code, goes on; the limit on the whole process ends that.
     """
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"no result after {seconds:g} s")
 
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Throw away what the code inside prints; a new target each time, because a student can close it."""
-    sink = OPEN(os.devnull, "w", encoding="utf-8", errors="replace")
-    with sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield
+    timer = getattr(signal, "setitimer", None)
+    # a new target each time, because a student can close it
+    with OPEN(os.devnull, "w", encoding="utf-8", errors="replace") as sink:
+        try:
+            with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+                if timer:
+                    signal.signal(signal.SIGALRM, stop)
+                    timer(signal.ITIMER_REAL, seconds)
+                yield
+        finally:
+            if timer:
+                timer(signal.ITIMER_REAL, 0)
 
 
 def describe(error: BaseException) -> str:
@@ -121,31 +103,24 @@ def describe(error: BaseException) -> str:
         text = " ".join(str(error)[:SHOWN].split())[:300]
     except BaseException as second:
         text = f"(no text: its __str__ stopped with {type(second).__name__})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def make_shell() -> Any:
-    """IPython's shell, so that magics work and the source of a cell can be looked up, as Triton must."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
+class Shell(InteractiveShell):
+    """Runs magics, and keeps the source of a cell, which Triton must look up. Shows nothing."""
 
-    class Shell(InteractiveShell):
-        """Shows nothing, and takes what only a terminal or a kernel can do."""
+    def ask_exit(self) -> None:
+        raise SystemExit
 
-        def ask_exit(self) -> None:
-            raise SystemExit
+    def enable_matplotlib(self, gui: Any = None) -> tuple[Any, str]:
+        return gui, "agg"
 
-        def enable_matplotlib(self, gui: Any = None) -> tuple[Any, str]:
-            return gui, "agg"
+    def _tee(self, channel: str) -> Any:  # IPython 9 would keep all that is printed in memory
+        return contextlib.nullcontext()
 
-        def _tee(self, channel: str) -> Any:  # IPython 9 would keep all that is printed in memory
-            return contextlib.nullcontext()
+    def showtraceback(self, *args: Any, **kwargs: Any) -> None: ...
 
-        def showtraceback(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def showsyntaxerror(self, *args: Any, **kwargs: Any) -> None: ...
-
-    return Shell.instance(config=Config(HistoryManager={"enabled": False}))
+    def showsyntaxerror(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 class Worker:
@@ -157,14 +132,11 @@ class Worker:
     """
 
     def __init__(self, job: dict[str, Any], tell: Callable[..., None]):
-        from asa_classroom import checks
-        from asa_mini.look import plots
-
         home = Path.cwd()
         plots.project_root = lambda: home  # figures would go to the project's own folder
-        self.job, self.tell, self.errors = job, tell, (checks.CheckFailed, checks.Unfinished)
+        self.job, self.tell = job, tell
         self.steps = dict(checks.ladder(job["exercise"]).steps)
-        self.shell = make_shell()
+        self.shell = Shell.instance(config=Config(HistoryManager={"enabled": False}))
         self.names = self.shell.user_ns
         self.tried: dict[str, Any] = {}
         self.passed: set[str] = set()
@@ -178,7 +150,7 @@ class Worker:
                 continue  # in the notebook, too, the check would have stopped this cell
             self.tell(at=f"cell {number}")
             try:
-                with silence(), time_limit(self.job["seconds"]):
+                with limited(self.job["seconds"]):
                     result = self.shell.run_cell(source, silent=True)
                 error = result.error_before_exec or result.error_in_exec
             except BaseException as raised:
@@ -194,7 +166,7 @@ class Worker:
 
     def check(self, step: str) -> None:
         """Run one check and tell the outcome: passed, failed or unfinished."""
-        state, message = "passed", ""
+        state, message = "failed", f"{step}: nothing of this name is defined. Its cell is gone, or stopped."
         start = time.monotonic()
         self.tell(at=f"the check of {step}")
         for module, original in self.originals:  # the notebook may have given print a new meaning
@@ -202,16 +174,14 @@ class Worker:
         if step in self.names:
             student = self.tried[step] = self.names[step]
             try:
-                with silence(), time_limit(self.job["seconds"]):
+                with limited(self.job["seconds"]):
                     self.steps[step](student)
-            except self.errors[0] as error:
-                state = "unfinished" if isinstance(error, self.errors[1]) else "failed"
+                state, message = "passed", ""
+            except checks.CheckFailed as error:
+                state = "unfinished" if isinstance(error, checks.Unfinished) else "failed"
                 message = str(error)[:SHOWN]
             except BaseException as error:
-                state, message = "failed", f"{step}: the check could not be finished. {describe(error)}"
-        else:
-            state = "failed"
-            message = f"{step}: nothing of this name is defined. Its cell is gone, or stopped with an error."
+                message = f"{step}: the check could not be finished. {describe(error)}"
         if time.monotonic() - start > self.job["seconds"]:
             self.slow.add(step)  # once is enough
         (self.passed.add if state == "passed" else self.passed.discard)(step)
@@ -219,15 +189,15 @@ class Worker:
 
 
 def main() -> None:
-    """`sys.argv[1]` is the file with the job; the current folder is the student's own."""
-    sys.path.remove("")
-    sys.path.append(os.getcwd())  # a student's random.py must not stand in for the library's
-    path = Path(sys.argv.pop(1))
-    job = loads(path.read_text(encoding="utf-8"))
-    results = OPEN(path.with_name("results.jsonl"), "w", encoding="utf-8")  # to the very end
+    """The job comes in on standard input; the current folder is the student's own."""
+    job = loads(sys.stdin.buffer.read())
+    token, results = job.pop("token"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    for descriptor in (0, 1):  # neither to be read nor written again
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    sys.path.append(os.getcwd())  # last: a student's random.py must not stand in for the library's
 
     def tell(**record: Any) -> None:
-        results.write(dumps(record) + "\n")
+        results.write(f"{token}{dumps(record)}\n")
         results.flush()
 
     with contextlib.suppress(ImportError):  # not on Windows
