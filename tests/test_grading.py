@@ -2,8 +2,8 @@
 
 import contextlib
 import csv
+import html
 import io
-import json
 import os
 import re
 import signal
@@ -15,115 +15,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hand_ins import ALLOWED, FOR_EVER, FORGERY, NAME, ROOT, STEPS, accidents, attacks, homework
 
 from asa_classroom import cli, grading
-from asa_classroom.exercises import SOLUTION, student_version
 from asa_classroom.grading import report as grading_report
 from asa_classroom.grading import sandbox
 from asa_classroom.grading.collect import Work, collect
 from asa_mini.errors import DataFileError
 
-nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
-
-NAME = "ex02_gradient_reversal"
-ROOT = Path(__file__).parents[1]
-TEXT = {"capture_output": True, "text": True}
-STEPS = ["slopes", "simultaneous_step", "Reversal", "reverse_by_detach", "players_loss"]
-STEPS += ["largest_rate", "play"]
-FOR_EVER = (
-    "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
-)
 TIMEOUT = 45  # seconds: a cell may take a third of it, on a machine that stands still now and then
 NO_WALL = sandbox.missing_wall()
-FORGERY = """import contextlib, os
-for descriptor in range(3, 30):
-    with contextlib.suppress(OSError):
-        os.write(descriptor, b'{"step": "play", "state": "passed", "message": ""}\\n')
-os._exit(0)"""
 FORMULA, INJECTION = "=HYPERLINK(0)", "<script>alert(1)</script> & more"
-
-
-def homework(path, steps=STEPS, after=(), change=()):
-    """Write a student's notebook: `steps` solved, cells inserted `after` one, cells with a `change`."""
-    solution = nbformat.read(ROOT / "notebooks" / "solutions" / f"{NAME}.ipynb", as_version=4)
-    solved = {cell.id: SOLUTION.sub(r"\2", cell.source) for cell in solution.cells}
-    notebook = student_version(solution, NAME)
-    for cell in notebook.cells:
-        if cell.id.removesuffix("-answer") in steps and cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = solved[cell.id]
-    ids = [cell.id for cell in notebook.cells]
-    for step, source in change:
-        notebook.cells[ids.index(step)].source = source
-    for step, *sources in after:
-        place = next(i for i, cell in enumerate(notebook.cells) if cell.id == step) + 1
-        notebook.cells[place:place] = map(nbformat.v4.new_code_cell, sources)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(notebook))
-
-
-def accidents(victim, port, other):
-    """{cell: what its error says}: what the guard forbids with and without a wall, and what is just wrong."""
-    outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
-    return {
-        "import os, shutil, sys, socket, subprocess\nsys.exit(3)": "asked to exit",
-        "exit()": "asked to exit",
-        "os.kill(os.getppid(), 9)": "no other process: os.kill",
-        f"shutil.rmtree({outside})": "no change outside",
-        f"os.remove({kept})": "no change outside",
-        f"os.rename({kept}, 'mine.txt')": "no change outside",
-        f"open({outside} + '/new.txt', 'w')": "no writing outside",
-        f"os.symlink({outside}, 'link'); open('link/new.txt', 'a')": "no writing outside",
-        f"open({str(other)!r}).read()": "no reading of other notebooks",
-        f"os.symlink({str(other)!r}, 'a.txt'); open('a.txt').read()": "no reading of other notebooks",
-        f"socket.create_connection(('127.0.0.1', {port}))": "no network",
-        f"socket.socket().connect(('127.0.0.1', {port}))": "no network: socket.connect",
-        "!ls": "no other process",
-        "subprocess.run(['ls'])": "no other process",
-        "os.system('ls')": "no other process: os.system",
-        "os.fork()": "no other process: os.fork",
-        "input()": "EOFError",
-        "try: open('large', 'wb').write(bytes(60 * 2**20))\nfinally: os.remove('large')": "OSError",
-        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd": "its __str__ stopped",
-        "f(": "SyntaxError",
-    }
-
-
-def attacks(victim, other):
-    """The same for what no guard sees, so that only a wall stops it; nothing of this may reach beyond."""
-    outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
-    spawn = "import ctypes, multiprocessing, signal\ndef removed(path):\n"
-    spawn += "    child = multiprocessing.get_context('spawn').Process(target=os.remove, args=(path,))\n"
-    spawn += "    child.start(); child.join()\n    return child.exitcode == 0\n"
-    spawn += "open('own.txt', 'w').close()\nassert removed(os.path.abspath('own.txt')), 'no child'\n"
-    hidden = [
-        str(other),
-        str(other.parents[2]),
-        str(ROOT / "notebooks"),
-        str(ROOT / "tests"),
-        "/proc/1/root/etc",
-    ]
-    return {
-        f"{spawn}assert removed({kept}), 'walled'": "AssertionError: walled",
-        f"signal.pidfd_send_signal(os.pidfd_open({os.getpid()}), 9)": "Error: [Errno",
-        "assert os.path.exists('a.txt'), 'walled'": "AssertionError: walled",  # the link to a notebook
-        f"os.unlink('kept.txt', dir_fd=os.open({outside}, os.O_RDONLY))": "FileNotFoundError",
-        f"assert ctypes.CDLL(None).unlink({kept}.encode()) == 0, 'walled'": "AssertionError: walled",
-        f"assert any(map(os.path.exists, {hidden})), 'walled'": "AssertionError: walled",
-        f"assert os.readlink('/proc/self/ns/net') == {os.readlink('/proc/self/ns/net')!r}, 'walled'": "walled",
-    }
-
-
-ALLOWED = [  # no errors, and no harm to what comes after
-    "%matplotlib inline\nimport matplotlib.pyplot as plt, asa_mini.look.plots as plots\n"
-    "fig, ax = plt.subplots(); ax.plot([1, 2]); plots.show_figure(fig, 'mine', 'a line')",
-    "import tempfile\nwith tempfile.TemporaryDirectory() as d: open(d + '/a', 'w').write('a')",
-    "open('a.txt', 'w').write('a'); os.rename('a.txt', 'b.txt'); os.remove('b.txt'); open(os.devnull, 'w')",
-    "import inspect\ndef shown(): pass\nassert 'pass' in inspect.getsource(shown)",
-    "import builtins, asa_mini, asa_classroom.checks.harness as harness\n"
-    "check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = check\n"
-    "builtins.open = None\nsys.stdout.close()",
-    "os.chdir('/')",
-]
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +56,8 @@ def graded(tmp_path_factory):
     change += [("slopes-check", "check.slopes(slopes)\n1 / 0")]  # the check would have stopped it
     homework(students / f"{FORMULA}.ipynb", steps=["Reversal"], change=change)
     (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [')
-    (students / "stranger.ipynb").write_text(
-        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    )
+    empty = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    (students / "stranger.ipynb").write_text(empty)
     (students / "list.txt").write_text("")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
@@ -171,18 +72,18 @@ def graded(tmp_path_factory):
     assert list(temporary.iterdir()) == []
     assert [path.read_text() for path in victim.iterdir()] == ["kept"]
     assert sorted(path.name for path in output.iterdir()) == ["grades.csv", "grades.html"]
-    html = (output / "grades.html").read_text(encoding="utf-8")
+    page = (output / "grades.html").read_text(encoding="utf-8")
     with open(output / "grades.csv", encoding="utf-8-sig", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
-    return printed.getvalue().splitlines(), rows, html, bad
+    return printed.getvalue().splitlines(), rows, page, bad
 
 
 def passed(graded, student):
     return int(graded[1][student]["passed"]), graded[1][student]["notes"]
 
 
-def failed_cells(html):
-    return re.search("Cells that failed</h4><pre>(.*?)</pre>", html, re.S)[1].splitlines()
+def failed_cells(page):
+    return re.search("Cells that failed</h4><pre>(.*?)</pre>", page, re.S)[1].splitlines()
 
 
 def section(graded, student):
@@ -199,7 +100,9 @@ def test_a_cell_that_must_not_do_what_it_tries_fails_alone(graded):
     assert passed(graded, "tricks") == (7, f"{len(bad)} cells failed")
     told = failed_cells(section(graded, "tricks"))
     for line, (source, error) in zip(told, bad.items(), strict=True):
-        assert error in line, source
+        assert error in line and source.splitlines()[0][:60] in html.unescape(line)
+    if NO_WALL:
+        pytest.skip(f"only accidents were tried, no attacks: {NO_WALL}")
 
 
 @pytest.mark.parametrize(
@@ -231,20 +134,15 @@ def test_one_line_for_each_student(graded):
 
 
 def test_page_shows_the_failed_checks_and_the_answers(graded):
-    html, about = graded[2], section(graded, FORMULA)
+    page, about = graded[2], section(graded, FORMULA)
     assert "Step 1, slopes: the pair of slopes is not right\n" in about
     assert "Step 6, largest_rate: your code stopped with TimeoutError in `largest_rate`, line 2" in about
     assert "Unfinished: simultaneous_step, reverse_by_detach, players_loss, play" in about
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in about and "No answer: slopes, simul" in about
     assert "Autograd never differentiates anything." in about
-    assert "<script" not in html and "http" not in html.replace("http-equiv", "")
-    row = re.search(r">5 players_loss</td>((<td>\d*</td>)+)", html)[1]  # 4 died, 1 is a stub, 1 damaged
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    row = re.search(r">5 players_loss</td>((<td>\d*</td>)+)", page)[1]  # 4 died, 1 is a stub, 1 damaged
     assert re.findall(r"<td>(\d*)</td>", row) == ["3", "", "1", "4"]
-
-
-@pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL)
-def test_a_wall_stops_attacks(graded):
-    assert set(attacks(Path("a"), Path("a/b/c/d")).values()) <= set(graded[3].values())
 
 
 def test_without_a_wall_accidents_are_stopped_and_it_is_said_once(tmp_path, capsys, monkeypatch):
@@ -258,12 +156,10 @@ def test_without_a_wall_accidents_are_stopped_and_it_is_said_once(tmp_path, caps
     assert cli.main(["grade", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
     printed, said = capsys.readouterr()
     assert printed.split()[:2] == ["a", "7/7"]
-    assert said == (
-        "no wall around the notebooks, only a guard against accidents: bubblewrap (Linux) is not installed: "
-        "apt install bubblewrap\n"
-    )
-    html = (tmp_path / "out" / "grades.html").read_text(encoding="utf-8")
-    for line, error in zip(failed_cells(html), bad.values(), strict=True):
+    assert said.count("\n") == 1 and said.startswith("no wall around the notebooks, only a guard against acc")
+    assert said.endswith("bubblewrap (Linux) is not installed: apt install bubblewrap\n")
+    page = (tmp_path / "out" / "grades.html").read_text(encoding="utf-8")
+    for line, error in zip(failed_cells(page), bad.values(), strict=True):
         assert error in line
     assert [path.read_text() for path in victim.iterdir()] == ["kept"]
 
@@ -280,8 +176,8 @@ print(os.listdir({str(seen)!r}), os.listdir({str(hidden)!r}), os.listdir())
 for place in ("/", "/dev/shm/", {str(seen)!r} + "/", {str(hidden)!r} + "/", {str(home)!r} + "/"):
     try: open(place + "new", "w")
     except OSError as error: print(error.strerror)"""
-    done = subprocess.run([*sandbox.wall(home, [hidden]), sys.executable, "-c", code], **TEXT)
-    assert done.stdout.splitlines() == ["['in'] [] ['file']"] + 4 * ["Read-only file system"], done.stderr
+    output = subprocess.check_output([*sandbox.wall(home, [hidden]), sys.executable, "-c", code], text=True)
+    assert output.splitlines() == ["['in'] [] ['file']"] + 4 * ["Read-only file system"]
     assert sorted(path.name for path in home.iterdir()) == ["file", "new"]
 
 

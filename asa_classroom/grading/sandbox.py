@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import matplotlib.font_manager  # writes the list of fonts
 import psutil
-from matplotlib import get_cachedir  # font_manager writes the list of fonts
 from tqdm import tqdm
 
 from asa_classroom.grading.collect import Work, plain
@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 OURS = ("asa_mini", "asa_classroom", "data/shortcut", "results")
 KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+FIXED = {"PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "USER": "student"}
+FIXED |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1", "TOKENIZERS_PARALLELISM": "false"}
 # Our own packages are the last to be searched, behind what is installed.
 START = f"import sys; sys.path[0] = {str(ROOT)!r}; sys.path.append(sys.path.pop(0)); "
 START += "from asa_classroom.grading.worker import main; main()"
@@ -43,7 +45,8 @@ def wall(home: Path, hidden: Iterable[Path] = ()) -> list[str]:
     for path in map(Path, [*seen, *(ROOT / name for name in OURS)]):
         if path.exists():
             mounts |= dict.fromkeys((path, path.resolve()), "--ro-bind")
-    mounts |= dict.fromkeys((path.resolve() for path in hidden if path.exists()), "--tmpfs")
+    inside = [path for path in map(Path.resolve, hidden) if not mounts.keys().isdisjoint(path.parents)]
+    mounts |= dict.fromkeys(filter(Path.exists, inside), "--tmpfs")
     mounts[home] = "--bind"
     command = ["bwrap", "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--proc", "/proc"]
     command += ["--dev", "/dev"]
@@ -67,20 +70,10 @@ def missing_wall() -> str:
 
 def variables(home: Path) -> dict[str, str]:
     """Environment variables of a worker: few of ours, everything private in `home`, no GPU, no hub."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     places = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR")
-    return {
-        **kept,
-        **dict.fromkeys(places, str(home)),
-        "USER": "student",  # behind the wall there is no list of users
-        "PYTHONUSERBASE": site.getuserbase(),  # of `pip install --user`; follows HOME otherwise
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MPLBACKEND": "agg",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TRITON_INTERPRET": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    user = {"PYTHONUSERBASE": site.getuserbase()}  # of `pip install --user`; follows HOME otherwise
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return kept | FIXED | user | dict.fromkeys(places, str(home))
 
 
 def run_notebooks(works: list[Work], hidden: list[Path] | None, limits: dict[str, float]) -> None:
@@ -120,7 +113,8 @@ class Sandbox:
     ):
         self.work, self.timeout, self.memory = work, timeout, memory
         self.home = Path(tempfile.mkdtemp(dir=root))
-        for fonts in Path(get_cachedir()).glob("fontlist-*.json"):  # making that list takes seconds
+        # listing the fonts takes seconds; a list for all would let one student spoil it for the next
+        for fonts in Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):
             shutil.copy(fonts, self.home)
         self.results = self.home.with_suffix(".jsonl")  # no name leads there from behind the wall
         self.token = secrets.token_hex()  # begins each line that the worker itself has written
@@ -166,16 +160,23 @@ class Sandbox:
         return [self.process, *self.process.children(recursive=True)]
 
     def kill(self) -> None:
-        """End the process with all that it has started."""
+        """End the process with all that it has started, and remove its folder."""
+        family = [self.process]
         with contextlib.suppress(psutil.NoSuchProcess):
             family = self.family()
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(family, timeout=60)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        with contextlib.suppress(AttributeError, OSError):  # Windows; none is left
+            os.killpg(self.process.pid, signal.SIGKILL)  # children whose parent has gone
+        psutil.wait_procs(family, timeout=60)
+        try:
+            shutil.rmtree(self.home, ignore_errors=True)
+        except RecursionError:  # nested deeper than Python can walk
+            subprocess.run(["rm", "-rf", self.home])
 
     def finish(self) -> None:
-        """Move the results to `work`, and remove the folder."""
+        """Move the results to `work`, and clean up."""
         work, place, code = self.work, "", self.process.poll()
         self.kill()
         work.seconds = time.monotonic() - self.born
@@ -191,7 +192,6 @@ class Sandbox:
             where = f"its process ended in {place}" if place else "the grading process did not start"
             work.notes.append(f"{where}: {ending(code)}")
         self.results.unlink()
-        shutil.rmtree(self.home, ignore_errors=True)
 
 
 def ending(code: int) -> str:
@@ -214,6 +214,13 @@ def record(work: Work, result: dict) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes in all files of a folder."""
-    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return sum(file.lstat().st_size for file in files)
+    """Bytes in all files of a folder, without recursion: a student may nest as deep as they like."""
+    size, folders = 0, [str(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size
