@@ -1,29 +1,38 @@
 """AsaTrainer: `transformers.Trainer` with what a two-player objective needs, and nothing else."""
 
+import logging
 import math
-import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.train.run_folder import ADVERSARY_WEIGHTS, save_adversaries
 from asa_mini.wrap import AsaModel
 
-TERMS = ("loss", "task_loss", "divergence", "kept_units")
+logger = logging.getLogger(__name__)
+
+# What AsaTrainer changes of Trainer. Were a name changed there, ours would never be called, without a word.
+OVERRIDDEN = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm")
+OVERRIDDEN += ("_save", "_load_from_checkpoint", "_load_best_model")
+USED = ("model_accepts_loss_kwargs", "label_smoother", "compute_loss_func", "optimizer_cls_and_kwargs")
+IDLE, RUTHLESS = 0.99, 0.01  # kept shares from which on an adversary is no opponent any more
 
 
 class SameOrderSampler(LengthGroupedSampler):
     """The order of an epoch follows from the seed and the epoch alone.
 
     Drawn from torch's global generator it would depend on how many numbers dropout took before, so that two
-    methods would see different batches from the second epoch on.
+    methods would see different batches from the second epoch on, and so would two processes of one run.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
@@ -41,23 +50,53 @@ class AsaTrainer(Trainer):
     What it adds: the adversaries have their own learning rate and are clipped apart from the encoder, because
     their gradients carry the factor 10000 of the mask and would otherwise set the encoder's step size; the
     terms of the loss are recorded and logged; a term that is not finite stops the run before it reaches the
-    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file.
+    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file. Trainer's
+    `label_smoothing_factor` and `compute_loss_func` act on the task loss.
 
     Args:
         adversary_learning_rate: None takes the encoder's.
 
     Attributes:
-        terms: one dict per forward pass in training, "step" and the terms as floats, "kept_share" a list.
+        terms: one dict per forward pass in training, "step" and as floats "loss" (the task loss and alpha
+            times the divergence), "task_loss", "divergence", "pay" (temperature^2 times the kept units, which
+            the adversaries alone feel); "kept_share" is a list. The means over all processes.
+
+    Raises:
+        InputError: there are several GPUs and no launcher, or options that exclude each other.
     """
 
     def __init__(self, *args, adversary_learning_rate: float | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.adversary_learning_rate = adversary_learning_rate
+        self._check()
         # Classification losses do not divide by num_items_in_batch; believing they do multiplies loss and
         # gradient by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.adversary_learning_rate = adversary_learning_rate
         self.terms: list[dict] = []
-        self._logged, self._log_time, self._log_step = 0, None, 0
+        self._logged, self._warned = 0, False
+
+    def _check(self) -> None:
+        missing = [name for name in OVERRIDDEN if not hasattr(Trainer, name)]
+        missing += [name for name in USED if not hasattr(self, name)]
+        wrapped, gpus = self._asa_model() is not None, self.args.n_gpu
+        if missing:
+            raise InputError(
+                f"AsaTrainer needs Trainer.{missing[0]}, not in transformers {transformers.__version__}: "
+                "pip install 'transformers>=5.17,<5.24'"
+            )
+        if gpus > 1:
+            raise InputError(
+                f"{gpus} GPUs without a launcher: Trainer would choose DataParallel, whose copies of the "
+                f"model share one adversary; run `torchrun --nproc_per_node {gpus} -m asa_mini train ...` (or your "
+                "own script), or show one GPU only: CUDA_VISIBLE_DEVICES=0"
+            )
+        if wrapped and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise InputError("ASA trains on several devices with DDP (torchrun), not with FSDP or DeepSpeed")
+        if wrapped and self.optimizer is not None and self.adversary_learning_rate is not None:
+            raise InputError(
+                "optimizers= and adversary_learning_rate exclude each other: give your optimizer a group "
+                "with model.adversaries.parameters() and their rate"
+            )
 
     def _asa_model(self) -> AsaModel | None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -67,24 +106,84 @@ class AsaTrainer(Trainer):
         model = self._asa_model()
         return [] if model is None else list(model.adversaries.parameters())
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            return SameOrderSampler(sampler.batch_size, sampler.lengths, self.args.seed)
-        return sampler
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """One forward pass of the game; Trainer's backward pass then moves both players."""
+        if model.training and "labels" not in inputs:
+            raise InputError("the training data has no column 'labels'")
+        asa = self._asa_model()
+        if asa is None:  # the baseline: all of it is Trainer's
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            terms = {"loss": loss}
+        else:
+            outputs = model(**inputs)  # both passes in one forward, so that DDP sees one
+            loss = self._task_loss(asa, outputs, inputs.get("labels"), num_items_in_batch)
+        if asa is not None and model.training:
+            # Trainer divides a loss by the accumulation steps, but leaves that of a compute_loss_func alone.
+            steps = 1 if self.compute_loss_func is None else self.current_gradient_accumulation_steps
+            task, divergence = loss, outputs.divergence / steps
+            pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
+            loss = task + asa.asa_config.alpha * divergence
+            terms = {"task_loss": task, "divergence": divergence, "pay": pay, "loss": loss}
+            # The pay's gradient is the adversaries' alone; its value, a thousand times the rest, would be all
+            # that one sees of the loss.
+            loss = loss + (pay - pay.detach())
+        if model.training:
+            self._record(terms, outputs.get("kept_share"))
+        return (loss, outputs) if return_outputs else loss
+
+    def _task_loss(self, asa: AsaModel, outputs, labels: Tensor, num_items_in_batch) -> Tensor:
+        """The task loss of a wrapped model's clean logits, by the rules of `Trainer.compute_loss`."""
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            whole = num_items_in_batch is not None and self.args.average_tokens_across_devices
+            return loss * self.accelerator.num_processes if whole else loss
+        if self.label_smoother is not None:
+            causal = type(asa.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+            return self.label_smoother(outputs, labels, shift_labels=causal)
+        return outputs["task_loss" if "task_loss" in outputs else "loss"]
+
+    def _record(self, terms: dict[str, Tensor], kept_share: Tensor | None) -> None:
+        numbers = [x.detach().float().reshape(1) for x in terms.values()]
+        numbers += [] if kept_share is None else [kept_share.float()]
+        numbers = self.accelerator.reduce(torch.cat(numbers), "mean").tolist()  # one transfer
+        record = {"step": self.state.global_step + 1, **dict(zip(terms, numbers, strict=False))}
+        for name in terms:  # the total last: name the term that spoilt it
+            self._check_finite(name, record[name])
+        if kept_share is not None:
+            record["kept_share"] = numbers[len(terms) :]
+        self.terms.append(record)
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
+                "changed the weights; lower the learning rate, or look at the batch"
+            )
 
     def create_optimizer(self, model=None):
-        ready = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
-        if ready or self.adversary_learning_rate is None:
-            return optimizer
+        """Trainer's two parameter groups, with and without weight decay, and the adversaries' own."""
         adversary = {id(p) for p in self._adversary_parameters()}
-        for group in list(optimizer.param_groups):
-            moved = [p for p in group["params"] if id(p) in adversary]
-            if moved:
-                group["params"] = [p for p in group["params"] if id(p) not in adversary]
-                optimizer.add_param_group({**group, "params": moved, "lr": self.adversary_learning_rate})
-        return optimizer
+        if self.optimizer is None and self.adversary_learning_rate is not None and adversary:
+            model = self.model if model is None else model
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+            kind, options = chosen
+            if {"params", "model", "optimizer_dict"} & set(options):
+                raise InputError(
+                    f"optim={self.args.optim} makes its own groups: leave adversary_learning_rate out"
+                )
+            decaying, groups = set(self.get_decay_parameter_names(model)), defaultdict(list)
+            for name, p in model.named_parameters():
+                if p.requires_grad:
+                    groups[id(p) in adversary, name not in decaying].append(p)
+            groups = [
+                {"params": parameters, "weight_decay": 0.0 if spared else self.args.weight_decay}
+                | ({"lr": self.adversary_learning_rate} if is_adversary else {})
+                for (is_adversary, spared), parameters in sorted(
+                    groups.items()
+                )  # the logged rate: the first's
+            ]
+            self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
+        return super().create_optimizer(model)
 
     def _clip_grad_norm(self, model):
         adversary = self._adversary_parameters()
@@ -97,85 +196,71 @@ class AsaTrainer(Trainer):
             self._check_finite("the gradient norm", float(norm + adversary_norm))
         return norm
 
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
-                "changed the weights; lower the learning rate, or look at the batch"
-            )
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if model.training and "labels" not in inputs:
-            raise InputError("the training data has no column 'labels'")
-        if self._log_time is None:
-            self._log_time, self._log_step = time.perf_counter(), self.state.global_step
-        outputs = model(**inputs)
-        if model.training:
-            self._record(outputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _record(self, outputs) -> None:
-        names = [name for name in TERMS if outputs.get(name) is not None]
-        values = [outputs[name].detach().float().reshape(1) for name in names]
-        share = outputs.get("kept_share")
-        numbers = torch.cat([*values, *([] if share is None else [share.float()])]).tolist()  # one transfer
-        terms = dict(zip(names, numbers, strict=False))
-        for name in [*names[1:], "loss"]:  # the total last: name the term that spoilt it
-            self._check_finite(name, terms[name])
-        record = {"step": self.state.global_step + 1, **terms}
-        if share is not None:
-            record["kept_share"] = numbers[len(names) :]
-        self.terms.append(record)
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return SameOrderSampler(sampler.batch_size, sampler.lengths, seed)
+        return sampler
 
     def log(self, logs, start_time=None):
-        fresh = self.terms[self._logged :]
-        if "loss" in logs and fresh:
-            sums = defaultdict(float)
-            for record in fresh:
-                for name in TERMS[1:]:
-                    if name in record:
-                        sums[name] += record[name]
-                shares = record.get("kept_share", [])
-                for layer, share in zip(self._layers(len(shares)), shares, strict=True):
-                    sums[f"kept_share_{layer}"] += share
-            logs = logs | {name: total / len(fresh) for name, total in sums.items()}
-            now = time.perf_counter()
-            logs["steps_per_second"] = (self.state.global_step - self._log_step) / (now - self._log_time)
-            self._logged, self._log_time, self._log_step = len(self.terms), now, self.state.global_step
+        """Adds the means of the terms since the last log; warns once of adversaries that play no game."""
+        fresh = self.terms[self._logged :] if "loss" in logs else []
+        shares = self._kept_shares(fresh or self.terms[-10:])
+        if fresh:
+            # Trainer logs the loss itself.
+            names = [name for name in fresh[0] if name not in ("step", "loss", "kept_share")]
+            logs = logs | {name: sum(record[name] for record in fresh) / len(fresh) for name in names}
+            logs |= {f"kept_share_{layer}": share for layer, share in shares.items()}
+            self._logged = len(self.terms)
+        idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
+        # At once where no layer has an opponent, at the end where some have none.
+        if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
+            self._warned = True
+            if self.is_world_process_zero():
+                logger.warning(
+                    "after %d steps the adversaries of layers %s keep %s of their units; above 99 %% they "
+                    "attack nothing (lower the temperature), below 1 %% they leave nothing to attend to (raise it)",
+                    self.state.global_step,
+                    ", ".join(map(str, idle)),
+                    ", ".join(f"{share:.1%}" for share in idle.values()),
+                )
         super().log(logs, start_time)
 
-    def _layers(self, calls: int) -> Sequence[int]:
-        """The attacked layers' numbers; ALBERT calls one layer many times, there each call has its own."""
-        layers = sorted(int(key) for key in self._asa_model().adversaries) if calls else []
-        return layers if len(layers) == calls else range(calls)
+    def _kept_shares(self, records: Sequence[dict]) -> dict[int, float]:
+        """Mean kept share of each attacked layer; ALBERT calls one layer many times, there of each call."""
+        columns = zip(*(record.get("kept_share", []) for record in records), strict=True)
+        shares = [sum(column) / len(records) for column in columns]
+        layers = sorted(int(key) for key in self._asa_model().adversaries) if shares else []
+        return dict(zip(layers if len(layers) == len(shares) else range(len(shares)), shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
-        asa = self._asa_model()
-        if asa is None:
-            return super()._save(output_dir, state_dict)
-        self._with_plain_model(super()._save, output_dir)
-        save_adversaries(asa, Path(output_dir or self.args.output_dir))
+        with self._inner_model() as asa:
+            super()._save(output_dir, state_dict if asa is None else None)
+        if asa is not None and self.args.should_save:  # of several processes, one
+            save_adversaries(asa, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        self._with_plain_model(super()._load_from_checkpoint, resume_from_checkpoint)
-        self._load_adversaries(resume_from_checkpoint)
+        with self._inner_model() as asa:
+            super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else None)
+        self._load_adversaries(asa, resume_from_checkpoint)
 
     def _load_best_model(self):
-        self._with_plain_model(super()._load_best_model)
-        self._load_adversaries(self.state.best_model_checkpoint)
+        with self._inner_model() as asa:
+            super()._load_best_model()
+        self._load_adversaries(asa, self.state.best_model_checkpoint)
 
-    def _with_plain_model(self, method, *args):
-        """Run a method of Trainer's that reads or writes `self.model` on the model inside the wrapper."""
+    @contextmanager
+    def _inner_model(self) -> Iterator[AsaModel | None]:
+        """While this is open, the methods of Trainer that read or write `self.model` meet the inner model."""
         wrapped, asa = self.model, self._asa_model()
         self.model = wrapped if asa is None else asa.model
         try:
-            method(*args)
+            yield asa
         finally:
             self.model = wrapped
 
-    def _load_adversaries(self, folder) -> None:
-        asa = self._asa_model()
+    def _load_adversaries(self, asa: AsaModel | None, folder) -> None:
         if asa is not None:
-            asa.adversaries.load_state_dict(
-                load_file(Path(folder) / ADVERSARY_WEIGHTS, device=str(asa.device))
-            )
+            weights = load_file(Path(folder) / ADVERSARY_WEIGHTS, device=str(asa.device))
+            asa.adversaries.load_state_dict(weights)
