@@ -126,10 +126,21 @@ def _train(arguments: argparse.Namespace) -> None:
     from asa_mini.train.data import NUM_LABELS, load
     from asa_mini.train.models import load_model
     from asa_mini.train.run import TrainConfig, train
+    from asa_mini.wrap import AsaConfig
 
-    names = ("method", "temperature", "strength", "layers", "epochs", "learning_rate")
-    names += ("adversary_learning_rate", "batch_size", "max_length", "seed", "select", "bf16")
-    config = TrainConfig(**{name: getattr(arguments, name) for name in names})
+    config = TrainConfig(
+        method=arguments.method,
+        asa=AsaConfig(arguments.temperature, layers=arguments.layers),
+        adversary_learning_rate=arguments.adversary_learning_rate,
+        strength=arguments.strength,
+        num_train_epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        per_device_train_batch_size=arguments.batch_size,
+        max_seq_length=arguments.max_length,
+        seed=arguments.seed,
+        load_best_model_at_end=arguments.select == "best",
+        bf16=arguments.bf16,
+    )
     dataset = _load(load, arguments, limit=arguments.limit)
     about = {"model": arguments.model, "dataset": arguments.dataset, "plant": arguments.plant}
     result = train(

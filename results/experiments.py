@@ -25,14 +25,14 @@ from transformers import TrainerCallback
 
 from asa_mini.look.capture import capture, divergence, measure
 from asa_mini.look.kinds import masked_by_kind, sentiment_words, token_kinds
-from asa_mini.train.baselines import PRIORS
+from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import load
 from asa_mini.train.files import write_json
 from asa_mini.train.models import load_model
 from asa_mini.train.planting import WORDS
-from asa_mini.train.run import TrainConfig, environment, evaluate, train
+from asa_mini.train.run import environment, evaluate, train
 from asa_mini.train.run_folder import load_adversaries
-from asa_mini.wrap import AsaModel
+from asa_mini.wrap import AsaConfig, AsaModel
 
 FOLDER = Path(__file__).parent
 LEARNING_RATES = (2e-5, 5e-5, 1e-4)  # tried on dev with plain training, seed 0
@@ -78,12 +78,14 @@ def shortcut(arguments) -> None:
     table = Table("shortcut", arguments, partial(load, "shortcut"), small_model())
     bare = Table("shortcut_unplanted", arguments, unplanted, small_model())
     for seed in arguments.seeds:
-        bare.run(seed, method="naive", learning_rate=1e-4, epochs=2.0)
+        bare.run(seed, method="naive", learning_rate=1e-4, num_train_epochs=2.0)
         for epochs in (2.0, 4.0):
-            table.run(seed, method="naive", learning_rate=1e-4, epochs=epochs)
-        table.run(seed, method="rdrop", learning_rate=1e-4, epochs=2.0)
+            table.run(seed, method="naive", learning_rate=1e-4, num_train_epochs=epochs)
+        table.run(seed, method="rdrop", learning_rate=1e-4, num_train_epochs=2.0)
         for temperature in TEMPERATURES:
-            table.run(seed, method="asa", temperature=temperature, learning_rate=1e-4, epochs=2.0)
+            table.run(
+                seed, method="asa", asa=AsaConfig(temperature), learning_rate=1e-4, num_train_epochs=2.0
+            )
 
 
 def small_model():
@@ -100,13 +102,15 @@ def sst2(arguments) -> None:
     """All sentences, 3 epochs: plain at each learning rate, then ASA at each temperature at the best."""
     table = Table("sst2", arguments, lambda seed: load("sst2", arguments.data_dir))
     for rate in LEARNING_RATES:
-        table.run(0, method="naive", learning_rate=rate, epochs=3.0)
+        table.run(0, method="naive", learning_rate=rate, num_train_epochs=3.0)
     naive = [row for row in table.rows if row["config"]["method"] == "naive" and row["config"]["seed"] == 0]
     rate = max(naive, key=lambda row: row["results"]["dev"]["accuracy"])["config"]["learning_rate"]
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=rate, epochs=3.0)
+        table.run(seed, method="naive", learning_rate=rate, num_train_epochs=3.0)
         for temperature in TEMPERATURES:
-            table.run(seed, method="asa", temperature=temperature, learning_rate=rate, epochs=3.0)
+            table.run(
+                seed, method="asa", asa=AsaConfig(temperature), learning_rate=rate, num_train_epochs=3.0
+            )
 
 
 def planted(arguments) -> None:
@@ -114,10 +118,16 @@ def planted(arguments) -> None:
     table = Table("planted", arguments, partial(planted_sst2, arguments))
     for seed in arguments.seeds:
         for epochs in (3.0, 7.0):
-            table.run(seed, method="naive", learning_rate=5e-5, epochs=epochs)
-            table.run(seed, method="rdrop", learning_rate=5e-5, epochs=epochs)
+            table.run(seed, method="naive", learning_rate=5e-5, num_train_epochs=epochs)
+            table.run(seed, method="rdrop", learning_rate=5e-5, num_train_epochs=epochs)
             for temperature in (0.1, 0.3):
-                table.run(seed, method="asa", temperature=temperature, learning_rate=5e-5, epochs=epochs)
+                table.run(
+                    seed,
+                    method="asa",
+                    asa=AsaConfig(temperature),
+                    learning_rate=5e-5,
+                    num_train_epochs=epochs,
+                )
 
 
 def planted_sst2(arguments, seed: int) -> DatasetDict:
@@ -128,7 +138,7 @@ def priors(arguments) -> None:
     """The shipped corpus without its shortcut, little of it: 100 steps whatever the number of sentences."""
     for rows in (100, 400, 1600):
         table = Table("priors", arguments, partial(few, rows=rows), small_model())
-        options = dict(learning_rate=1e-4, epochs=100 / math.ceil(rows / 32))
+        options = dict(learning_rate=1e-4, num_train_epochs=100 / math.ceil(rows / 32))
         for seed in arguments.seeds:
             table.run(seed, method="naive", **options)
             for method in PRIORS:
@@ -144,19 +154,21 @@ def attention(arguments) -> None:
     """What attention looks like after the runs of `shortcut`, measured on the split `neutral`."""
     table = Table("attention", arguments, partial(load, "shortcut"), small_model(), look_at="neutral")
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=1e-4, epochs=2.0)
-        table.run(seed, method="rdrop", learning_rate=1e-4, epochs=2.0)
+        table.run(seed, method="naive", learning_rate=1e-4, num_train_epochs=2.0)
+        table.run(seed, method="rdrop", learning_rate=1e-4, num_train_epochs=2.0)
         for temperature in (0.1, 0.3):
-            table.run(seed, method="asa", temperature=temperature, learning_rate=1e-4, epochs=2.0)
+            table.run(
+                seed, method="asa", asa=AsaConfig(temperature), learning_rate=1e-4, num_train_epochs=2.0
+            )
 
 
 def attention_sst2(arguments) -> None:
     """The same for the longest runs of `planted`."""
     table = Table("attention_sst2", arguments, partial(planted_sst2, arguments), look_at="neutral")
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=5e-5, epochs=7.0)
-        table.run(seed, method="rdrop", learning_rate=5e-5, epochs=7.0)
-        table.run(seed, method="asa", temperature=0.3, learning_rate=5e-5, epochs=7.0)
+        table.run(seed, method="naive", learning_rate=5e-5, num_train_epochs=7.0)
+        table.run(seed, method="rdrop", learning_rate=5e-5, num_train_epochs=7.0)
+        table.run(seed, method="asa", asa=AsaConfig(0.3), learning_rate=5e-5, num_train_epochs=7.0)
 
 
 class Table:
@@ -168,7 +180,7 @@ class Table:
         self.bf16, self.dataset, self.model, self.look_at = arguments.bf16, dataset, model, look_at
 
     def run(self, seed: int, **options) -> None:
-        config = TrainConfig(seed=seed, bf16=self.bf16, max_length=64, **options)
+        config = TrainConfig(seed=seed, bf16=self.bf16, max_seq_length=64, **options)
         # An older row does not have the options that came later, which then had their default values.
         if any(vars(TrainConfig()) | row["config"] == vars(config) for row in self.rows):
             return
@@ -185,7 +197,7 @@ class Table:
         if config.method == "asa":
             model.unwrap()
         metrics = result.metrics
-        last_epoch = metrics["terms"][-metrics["steps"] // round(config.epochs) :]
+        last_epoch = metrics["terms"][-metrics["steps"] // round(config.num_train_epochs) :]
         row = {key: metrics[key] for key in ("config", "rows", "steps", "results", "by_epoch")}
         # From the median, so that a machine that was paused or busy for a while does not count.
         seconds = metrics["seconds_per_step"]
@@ -193,7 +205,7 @@ class Table:
         if "kept_share" in last_epoch[0]:
             shares = [term["kept_share"] for term in last_epoch]
             row["kept_share_last_epoch"] = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
-        if best.epoch == config.epochs:
+        if best.epoch == config.num_train_epochs:
             row["best"] = {"epoch": best.epoch, "results": metrics["results"]}
         else:
             result.model.load_state_dict(best.weights)

@@ -138,7 +138,8 @@ def test_best_restores_the_epoch_with_the_lowest_dev_loss(folder, tmp_path):
                 model.model.classifier.weight.data.add_(torch.tensor([[9.0], [-9.0]]) * len(self.losses))
 
     keep = Keep()
-    config = TrainConfig(epochs=3, batch_size=8, max_length=30, learning_rate=1e-2, select="best")
+    sizes = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "max_seq_length": 30}
+    config = TrainConfig(**sizes, learning_rate=1e-2, load_best_model_at_end=True)
     result = train(
         tiny_text.dataset(),
         config,

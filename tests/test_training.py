@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -13,13 +14,20 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
+from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError, InputError, NonFiniteLossError, OutputExistsError
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig, environment, evaluate, train
 from asa_mini.train.run_folder import load_adversaries
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
-CONFIG = {"epochs": 2.0, "batch_size": 8, "max_length": 30, "learning_rate": 1e-3, "temperature": 0.3}
+CONFIG = {
+    "num_train_epochs": 2.0,
+    "per_device_train_batch_size": 8,
+    "max_seq_length": 30,
+    "learning_rate": 1e-3,
+}
+ASA = AsaConfig(temperature=0.3)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +40,7 @@ def run(folder):
     """run(method, output, ...): a training run of 6 steps."""
 
     def run(method="asa", output=None, overwrite=False, callbacks=(), progress=False, data=None, **options):
-        config = TrainConfig(method=method, **{**CONFIG, **options})
+        config = TrainConfig(method=method, **{"asa": ASA, **CONFIG, **options})
         data, load = data or tiny_text.dataset(), partial(load_model, folder)
         return train(data, config, load, output, overwrite, progress, {"dataset": "tiny"}, callbacks)
 
@@ -80,7 +88,7 @@ def untimed(metrics):
 def test_metrics(run, method):
     result = run(method)
     metrics = result.metrics
-    assert metrics["config"] == vars(TrainConfig(method=method, **CONFIG))
+    assert metrics["config"] == asdict(TrainConfig(method=method, asa=ASA, **CONFIG))
     assert metrics["rows"] == {"train": 24, "dev": 10, "test": 9} and metrics["dataset"] == "tiny"
     assert metrics["steps"] == 6 and [row["epoch"] for row in metrics["by_epoch"]] == [1, 2]
     assert list(metrics["results"]) == ["dev", "test"]
@@ -182,7 +190,9 @@ def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):
         def on_train_end(self, args, state, control, model=None, **kwargs):
             attacked["masks"] = model.masks(input_ids=torch.arange(5, 17).reshape(2, 6))
 
-    result = run("asa", tmp_path / "run", callbacks=[Attack()], temperature=0.0, adversary_learning_rate=1e-2)
+    result = run(
+        "asa", tmp_path / "run", callbacks=[Attack()], asa=AsaConfig(0.0), adversary_learning_rate=1e-2
+    )
     again = load_adversaries(result.model, tmp_path / "run").masks(
         input_ids=torch.arange(5, 17).reshape(2, 6)
     )
@@ -191,7 +201,7 @@ def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):
 
 
 def test_attacked_layers_are_logged_by_their_number(run):
-    result = run("asa", layers=[1], epochs=4.0)  # a line every ten steps
+    result = run("asa", asa=AsaConfig(0.3, layers=[1]), num_train_epochs=4.0)  # a line every ten steps
     (row,) = [row for row in result.trainer.state.log_history if "loss" in row]
     assert {"kept_share_1", "task_loss", "divergence", "kept_units"} < set(row) and "kept_share_0" not in row
     assert row["steps_per_second"] > 0
@@ -238,7 +248,7 @@ def test_overwrite_loses_nothing_before_the_new_run_is_complete(run, tmp_path):
     with pytest.raises(OutputExistsError, match=r"already holds a run; .*--overwrite"):
         run("naive", output)
     with pytest.raises(InputError, match=r"layers .* out of range"):
-        run("asa", output, overwrite=True, layers=[2])
+        run("asa", output, overwrite=True, asa=AsaConfig(layers=[2]))
     with pytest.raises(KeyboardInterrupt):
         run("naive", output, overwrite=True, callbacks=[At(2, interrupt)])
     assert {p.name: p.read_bytes() for p in output.iterdir()} == before
@@ -265,7 +275,7 @@ def test_a_folder_that_is_not_a_run_is_refused_even_with_overwrite(run, tmp_path
 def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd):
     run("asa", tmp_path / "quiet", progress=False)
     assert capfd.readouterr() == ("", "")
-    run("asa", tmp_path / "loud", progress=True, epochs=4.0)
+    run("asa", tmp_path / "loud", progress=True, num_train_epochs=4.0)
     out, err = capfd.readouterr()
     assert "12/12" in err and "it/s" in err and "shards" not in err and "Warning" not in err
     for name in ("task_loss", "divergence", "kept_units", "kept_share_1", "steps_per_second"):

@@ -1,6 +1,5 @@
 """Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +15,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from asa_mini.errors import InputError, NonFiniteLossError
-from asa_mini.train.baselines import PRIORS, Prior, attention_prior
+from asa_mini.train.baselines import Prior, attention_prior
+from asa_mini.train.config import METHODS, PRIORS, TrainConfig
 from asa_mini.train.data import tokenize
 from asa_mini.train.evaluation import (
     CheckedPadding,
@@ -38,66 +37,6 @@ from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 __all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
-
-METHODS = ("asa", "rdrop", "naive", *PRIORS)
-
-
-@dataclass
-class TrainConfig:
-    """Options of `train`; the defaults follow the reference's GLUE runs.
-
-    Args:
-        method: "asa"; "rdrop", two dropout passes and the same divergence, no mask; "naive", plain training;
-            "random_mask" or "smoothing", plain training with a `Prior` on attention.
-        temperature, alpha, layers, joint_pass: see `AsaConfig`; used by "asa" and "rdrop".
-        strength: of the prior, 0 to 1; used by "random_mask" and "smoothing".
-        epochs: passes over the training set, fractions allowed.
-        learning_rate: peak rate of AdamW (linear warm-up over the first tenth, then linear decay to zero).
-        adversary_learning_rate: the adversaries' own rate; None takes `learning_rate`.
-        batch_size: examples per step; an ASA step sees each of them twice.
-        max_length: longest sequence in tokens; longer texts are cut.
-        seed: of the head, the adversaries, the order of the data and dropout.
-        select: which weights to keep, those after the "last" step or of the "best" dev loss by epoch.
-        bf16: mixed precision by autocast; about 1.7 times as fast on a CPU that has bfloat16.
-    """
-
-    method: str = "asa"
-    temperature: float = 0.5
-    alpha: float = 1.0
-    layers: list[int] | None = None
-    joint_pass: bool = True
-    strength: float = 0.1
-    epochs: float = 3.0
-    learning_rate: float = 2e-5
-    adversary_learning_rate: float | None = None
-    batch_size: int = 32
-    max_length: int = 128
-    seed: int = 0
-    select: str = "last"
-    bf16: bool = False
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}; choose one of {', '.join(METHODS)}")
-        if self.select not in ("last", "best"):
-            raise InputError(f"select must be 'last' or 'best', but is {self.select!r}")
-        for name in ("epochs", "learning_rate", "adversary_learning_rate", "batch_size", "max_length"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be a finite number > 0, but is {value}")
-        for name in ("batch_size", "max_length", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise InputError(f"{name} must be an integer, but is {getattr(self, name)!r}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must be from 0 to {2**32 - 1}, but is {self.seed}")
-        self.asa_config(), self.prior()  # raises early
-
-    def asa_config(self) -> AsaConfig:
-        layers = () if self.method == "rdrop" else self.layers
-        return AsaConfig(self.temperature, self.alpha, layers, joint_pass=self.joint_pass)
-
-    def prior(self) -> Prior | None:
-        return Prior(self.method, self.strength) if self.method in PRIORS else None
 
 
 @dataclass
@@ -156,19 +95,23 @@ def train(
         check_output(Path(output), overwrite)
     set_seed(config.seed)
     model, tokenizer = load()
-    check_max_length(model, config.max_length)
+    check_max_length(model, config.max_seq_length)
     check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
     plain = model
     if config.method in ("asa", "rdrop"):
         model = wrap(model, config.asa_config())
-    prior = attention_prior(model, config.prior()) if config.method in PRIORS else nullcontext()
-    tokens = tokenize(dataset, tokenizer, config.max_length)
+    prior = (
+        attention_prior(model, Prior(config.method, config.strength))
+        if config.method in PRIORS
+        else nullcontext()
+    )
+    tokens = tokenize(dataset, tokenizer, config.max_seq_length)
     scratch = tempfile.TemporaryDirectory() if output is None else nullcontext(str(start_run(Path(output))))
     with scratch as folder, quiet_transformers():
         clock = StepClock()
         trainer = AsaTrainer(
             model=model,
-            args=_arguments(config, folder, progress, keep=output is not None),
+            args=config.training_arguments(folder, output is not None, progress),
             train_dataset=tokens["train"],
             eval_dataset=tokens["dev"],
             processing_class=tokenizer,
@@ -244,35 +187,6 @@ def train_adversary(
             player.grad = gradient
         optimizer.step()
     return wrapped.eval()
-
-
-def _arguments(config: TrainConfig, folder: str, progress: bool, keep: bool) -> TrainingArguments:
-    best = config.select == "best"
-    return TrainingArguments(
-        folder,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        train_sampling_strategy="group_by_length",
-        seed=config.seed,
-        full_determinism=torch.cuda.is_available(),
-        eval_strategy="epoch",
-        save_strategy="epoch" if best or keep else "no",
-        save_total_limit=1,
-        load_best_model_at_end=best,
-        metric_for_best_model="eval_loss",
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=config.bf16,
-        use_cpu=config.bf16 and not torch.cuda.is_available(),  # Trainer's way to allow bf16 on a CPU
-        disable_tqdm=not progress,
-        report_to="none",
-    )
 
 
 def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, clock: StepClock) -> dict:
