@@ -14,11 +14,13 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
+import asa_mini.train.run
 from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError, InputError, NonFiniteLossError, OutputExistsError
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig, environment, evaluate, train
-from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.run_folder import last_checkpoint, load_adversaries
+from asa_mini.train.trainer import AsaTrainer
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
 CONFIG = {
@@ -107,13 +109,13 @@ def test_metrics(run, method):
         if method not in ("asa", "rdrop"):
             assert set(record) == {"step", "loss"}
             continue
-        expected = record["task_loss"] + record["divergence"] + 0.3**2 * record["kept_units"]
-        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+        assert record["loss"] == pytest.approx(record["task_loss"] + record["divergence"], rel=1e-5)
         assert record["divergence"] > 0
         if method == "asa":
             assert len(record["kept_share"]) == 2 and all(0 < share <= 1 for share in record["kept_share"])
+            assert record["pay"] > 0
         else:
-            assert record["kept_units"] == 0 and "kept_share" not in record
+            assert record["pay"] == 0 and "kept_share" not in record
     json.dumps(metrics, allow_nan=False)
 
 
@@ -200,11 +202,16 @@ def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):
     assert 0 < torch.stack(again).float().mean() < 1
 
 
-def test_attacked_layers_are_logged_by_their_number(run):
-    result = run("asa", asa=AsaConfig(0.3, layers=[1]), num_train_epochs=4.0)  # a line every ten steps
+def test_the_log_shows_the_loss_without_the_pay_and_layers_by_number(run):
+    result = run(
+        "asa", asa=AsaConfig(3.0, alpha=0.5, layers=[1]), num_train_epochs=4.0
+    )  # a line every 10 steps
     (row,) = [row for row in result.trainer.state.log_history if "loss" in row]
-    assert {"kept_share_1", "task_loss", "divergence", "kept_units"} < set(row) and "kept_share_0" not in row
-    assert row["steps_per_second"] > 0
+    assert row["loss"] == pytest.approx(row["task_loss"] + 0.5 * row["divergence"], rel=1e-4)
+    assert "kept_share_1" in row and "kept_share_0" not in row
+    # Ours are the units of one layer, at most 30 x 30 of them.
+    first = result.trainer.terms[0]
+    assert 10 < first["pay"] < 9 * 30 * 30 and first["loss"] < 2
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(run, tmp_path):
@@ -235,9 +242,92 @@ def test_ctrl_c_leaves_no_finished_run(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run("naive", tmp_path / "early", callbacks=[At(2, interrupt)])
     assert not (tmp_path / "early").exists()  # nothing was worth keeping
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"interrupted; the last checkpoint is .*unfinished/checkpoint-3"
+    ):
         run("naive", tmp_path / "late", callbacks=[At(5, interrupt)])
     assert [p.name for p in (tmp_path / "late").iterdir()] == ["unfinished"]
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(run, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run("asa", output, callbacks=[At(5, interrupt)])
+    (output / "unfinished" / "checkpoint-5").mkdir()  # a checkpoint that was being written
+    checkpoint = last_checkpoint(output / "unfinished")
+    resumed = run("asa", output, training={"resume_from_checkpoint": str(checkpoint)})
+    straight = run("asa")
+    assert resumed.metrics["results"] == straight.metrics["results"]
+    assert resumed.metrics["terms"] == straight.metrics["terms"][3:]
+    assert not (output / "unfinished").exists()
+
+
+@pytest.mark.parametrize("what", ["arguments", "trainer", "data"])
+def test_a_failure_before_training_leaves_nothing_and_takes_nothing(run, tmp_path, monkeypatch, what):
+    def fail(*args, **kwargs):
+        raise InputError("refused")
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        target = {
+            "arguments": (TrainConfig, "training_arguments"),
+            "trainer": (AsaTrainer, "_check"),
+            "data": (asa_mini.train.run, "tokenize"),
+        }[what]
+        patch.setattr(*target, fail)
+        with pytest.raises(InputError, match="refused"):
+            run("asa", output)
+        assert not output.exists()
+        (output / "unfinished" / "checkpoint-3").mkdir(parents=True)
+        with pytest.raises(InputError, match="refused"):
+            run("asa", output, overwrite=True)
+    assert (output / "unfinished" / "checkpoint-3").is_dir()
+
+
+@pytest.mark.parametrize("method", ["asa", "random_mask"])
+def test_the_callers_model_and_process_come_back_on_every_path(folder, tmp_path, method):
+    model, tokenizer = load_model(folder)
+    model.train().bert.pooler.eval()
+    modes = [m.training for m in model.modules()]
+    before = dict(os.environ)
+    determinism = {"full_determinism": True}
+    config = TrainConfig(method=method, **CONFIG, bf16=True, training=determinism)
+    seen = []
+
+    def fail(model):
+        seen.extend([torch.are_deterministic_algorithms_enabled(), "CUDA_LAUNCH_BLOCKING" in os.environ])
+        raise RuntimeError("a callback fails")
+
+    with pytest.raises(RuntimeError, match="a callback fails"):
+        train(
+            tiny_text.dataset(), config, lambda: (model, tokenizer), progress=False, callbacks=[At(2, fail)]
+        )
+    assert seen == [True, True]
+    assert modes == [m.training for m in model.modules()]
+    assert not any(m._forward_pre_hooks for m in model.modules()) and "forward" not in vars(model)
+    assert model.config._attn_implementation == "sdpa" and model.config.use_cache
+    assert all(p.requires_grad for p in model.parameters())
+    assert os.environ == before and not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_no_determinism_that_slows_a_gpu_unless_asked_for(run):
+    seen = []
+    run("naive", callbacks=[At(2, lambda model: seen.append("CUDA_LAUNCH_BLOCKING" in os.environ))])
+    assert seen == [False]
+
+
+def test_bf16_leaves_no_autocast_on_the_model(run):
+    result = run("naive", bf16=True)
+    assert "forward" not in vars(result.model)
+    assert result.model(input_ids=torch.arange(5, 11)[None]).logits.dtype == torch.float32
+
+
+def test_environment_names_the_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    assert environment()["device"] == "MPS"
+    assert environment(torch.device("cpu"))["device"].startswith("CPU, ")
 
 
 def test_overwrite_loses_nothing_before_the_new_run_is_complete(run, tmp_path):
@@ -272,14 +362,18 @@ def test_a_folder_that_is_not_a_run_is_refused_even_with_overwrite(run, tmp_path
     assert (tmp_path / name).read_text() == "{}"
 
 
-def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd, monkeypatch, terminal):
     run("asa", tmp_path / "quiet", progress=False)
     assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     run("asa", tmp_path / "loud", progress=True, num_train_epochs=4.0)
     out, err = capfd.readouterr()
-    assert "12/12" in err and "it/s" in err and "shards" not in err and "Warning" not in err
-    for name in ("task_loss", "divergence", "kept_units", "kept_share_1", "steps_per_second"):
+    for name in ("task_loss", "divergence", "pay", "kept_share_1", "eval_accuracy"):
         assert name in out
+    assert len([line for line in out.splitlines() if "eval_loss" in line]) == 4  # the epochs, not the end
+    assert "shards" not in err and "Warning" not in err
+    assert ("12/12" in err and "it/s" in err) if terminal else err == ""
 
 
 @pytest.mark.parametrize(

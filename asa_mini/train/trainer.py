@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import transformers
@@ -21,11 +21,12 @@ from asa_mini.wrap import AsaModel
 
 logger = logging.getLogger(__name__)
 
-# What AsaTrainer changes of Trainer. Were a name changed there, ours would never be called, without a word.
-OVERRIDDEN = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm")
-OVERRIDDEN += ("_save", "_load_from_checkpoint", "_load_best_model")
-USED = ("model_accepts_loss_kwargs", "label_smoother", "compute_loss_func", "optimizer_cls_and_kwargs")
-IDLE, RUTHLESS = 0.99, 0.01  # kept shares from which on an adversary is no opponent any more
+# What AsaTrainer overrides or reads. Were one renamed in Trainer, ours would be passed over without a word.
+NEEDED = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm", "_save")
+NEEDED += ("_load_from_checkpoint", "_load_best_model", "model_accepts_loss_kwargs", "label_smoother")
+NEEDED += ("compute_loss_func",)
+TERMS = ("task_loss", "divergence", "pay")
+IDLE, RUTHLESS = 0.99, 0.01  # kept shares beyond which an adversary is no opponent
 
 
 class SameOrderSampler(LengthGroupedSampler):
@@ -76,26 +77,26 @@ class AsaTrainer(Trainer):
         self._logged, self._warned = 0, False
 
     def _check(self) -> None:
-        missing = [name for name in OVERRIDDEN if not hasattr(Trainer, name)]
-        missing += [name for name in USED if not hasattr(self, name)]
-        wrapped, gpus = self._asa_model() is not None, self.args.n_gpu
+        missing = [name for name in NEEDED if not hasattr(Trainer, name) and name not in vars(self)]
         if missing:
             raise InputError(
-                f"AsaTrainer needs Trainer.{missing[0]}, not in transformers {transformers.__version__}: "
+                f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none: "
                 "pip install 'transformers>=5.17,<5.24'"
             )
-        if gpus > 1:
+        if self.args.n_gpu > 1:
             raise InputError(
-                f"{gpus} GPUs without a launcher: Trainer would choose DataParallel, whose copies of the "
-                f"model share one adversary; run `torchrun --nproc_per_node {gpus} -m asa_mini train ...` (or your "
-                "own script), or show one GPU only: CUDA_VISIBLE_DEVICES=0"
+                f"{self.args.n_gpu} GPUs without a launcher would share one adversary (DataParallel): run "
+                f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
+                "or set CUDA_VISIBLE_DEVICES=0"
             )
-        if wrapped and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise InputError("ASA trains on several devices with DDP (torchrun), not with FSDP or DeepSpeed")
-        if wrapped and self.optimizer is not None and self.adversary_learning_rate is not None:
+        if self._asa_model() is None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("ASA trains on several devices by DDP (torchrun), not by FSDP or DeepSpeed")
+        if self.optimizer is not None and self.adversary_learning_rate is not None:
             raise InputError(
                 "optimizers= and adversary_learning_rate exclude each other: give your optimizer a group "
-                "with model.adversaries.parameters() and their rate"
+                "with the adversaries' rate"
             )
 
     def _asa_model(self) -> AsaModel | None:
@@ -123,7 +124,7 @@ class AsaTrainer(Trainer):
             task, divergence = loss, outputs.divergence / steps
             pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
             loss = task + asa.asa_config.alpha * divergence
-            terms = {"task_loss": task, "divergence": divergence, "pay": pay, "loss": loss}
+            terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
             # The pay's gradient is the adversaries' alone; its value, a thousand times the rest, would be all
             # that one sees of the loss.
             loss = loss + (pay - pay.detach())
@@ -161,29 +162,19 @@ class AsaTrainer(Trainer):
             )
 
     def create_optimizer(self, model=None):
-        """Trainer's two parameter groups, with and without weight decay, and the adversaries' own."""
-        adversary = {id(p) for p in self._adversary_parameters()}
-        if self.optimizer is None and self.adversary_learning_rate is not None and adversary:
-            model = self.model if model is None else model
-            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-            kind, options = chosen
-            if {"params", "model", "optimizer_dict"} & set(options):
-                raise InputError(
-                    f"optim={self.args.optim} makes its own groups: leave adversary_learning_rate out"
-                )
-            decaying, groups = set(self.get_decay_parameter_names(model)), defaultdict(list)
-            for name, p in model.named_parameters():
-                if p.requires_grad:
-                    groups[id(p) in adversary, name not in decaying].append(p)
-            groups = [
-                {"params": parameters, "weight_decay": 0.0 if spared else self.args.weight_decay}
-                | ({"lr": self.adversary_learning_rate} if is_adversary else {})
-                for (is_adversary, spared), parameters in sorted(
-                    groups.items()
-                )  # the logged rate: the first's
-            ]
-            self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
-        return super().create_optimizer(model)
+        apart = self.optimizer is None and self.adversary_learning_rate is not None
+        adversary = [p for p in self._adversary_parameters() if apart and p.requires_grad]
+        for p in adversary:  # Trainer's own groups take what requires a gradient
+            p.requires_grad_(False)
+        optimizer = super().create_optimizer(model)
+        for p in adversary:
+            p.requires_grad_(True)
+        decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
+        for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
+            if parameters:
+                group = {"params": parameters, "lr": self.adversary_learning_rate, "weight_decay": decay}
+                optimizer.add_param_group(group)
+        return optimizer
 
     def _clip_grad_norm(self, model):
         adversary = self._adversary_parameters()
@@ -206,33 +197,33 @@ class AsaTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Adds the means of the terms since the last log; warns once of adversaries that play no game."""
         fresh = self.terms[self._logged :] if "loss" in logs else []
-        shares = self._kept_shares(fresh or self.terms[-10:])
+        self._logged += len(fresh)
+        means, shares = self._means(fresh or self.terms[-10:])
         if fresh:
-            # Trainer logs the loss itself.
-            names = [name for name in fresh[0] if name not in ("step", "loss", "kept_share")]
-            logs = logs | {name: sum(record[name] for record in fresh) / len(fresh) for name in names}
-            logs |= {f"kept_share_{layer}": share for layer, share in shares.items()}
-            self._logged = len(self.terms)
+            logs = {**logs, **means, **{f"kept_share_{layer}": share for layer, share in shares.items()}}
         idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
         # At once where no layer has an opponent, at the end where some have none.
         if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
             self._warned = True
             if self.is_world_process_zero():
                 logger.warning(
-                    "after %d steps the adversaries of layers %s keep %s of their units; above 99 %% they "
-                    "attack nothing (lower the temperature), below 1 %% they leave nothing to attend to (raise it)",
+                    "after %d steps the adversaries of layers %s keep %s of their units: above 99 %% they "
+                    "attack nothing (lower the temperature), below 1 %% they leave nothing (raise it)",
                     self.state.global_step,
                     ", ".join(map(str, idle)),
                     ", ".join(f"{share:.1%}" for share in idle.values()),
                 )
         super().log(logs, start_time)
 
-    def _kept_shares(self, records: Sequence[dict]) -> dict[int, float]:
-        """Mean kept share of each attacked layer; ALBERT calls one layer many times, there of each call."""
-        columns = zip(*(record.get("kept_share", []) for record in records), strict=True)
-        shares = [sum(column) / len(records) for column in columns]
+    def _means(self, records: list[dict]) -> tuple[dict, dict]:
+        """Means of the terms without the loss, which Trainer logs itself, and of the kept shares by layer."""
+        names = [name for name in TERMS if records and name in records[0]]
+        means = {name: fmean(record[name] for record in records) for name in names}
+        shares = list(map(fmean, zip(*(record.get("kept_share", []) for record in records), strict=True)))
         layers = sorted(int(key) for key in self._asa_model().adversaries) if shares else []
-        return dict(zip(layers if len(layers) == len(shares) else range(len(shares)), shares, strict=True))
+        # ALBERT calls one layer many times; there each call has its own share.
+        layers = layers if len(layers) == len(shares) else range(len(shares))
+        return means, dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
         with self._inner_model() as asa:
@@ -243,12 +234,12 @@ class AsaTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with self._inner_model() as asa:
             super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else None)
-        self._load_adversaries(asa, resume_from_checkpoint)
+        if asa is not None:
+            weights = load_file(Path(resume_from_checkpoint, ADVERSARY_WEIGHTS), device=str(asa.device))
+            asa.adversaries.load_state_dict(weights)
 
     def _load_best_model(self):
-        with self._inner_model() as asa:
-            super()._load_best_model()
-        self._load_adversaries(asa, self.state.best_model_checkpoint)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     @contextmanager
     def _inner_model(self) -> Iterator[AsaModel | None]:
@@ -259,8 +250,3 @@ class AsaTrainer(Trainer):
             yield asa
         finally:
             self.model = wrapped
-
-    def _load_adversaries(self, asa: AsaModel | None, folder) -> None:
-        if asa is not None:
-            weights = load_file(Path(folder) / ADVERSARY_WEIGHTS, device=str(asa.device))
-            asa.adversaries.load_state_dict(weights)
