@@ -1,8 +1,10 @@
 """Training by several processes, as torchrun starts them: two of them, on the CPU, over gloo."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_text
@@ -38,7 +40,9 @@ RUN = """if True:
 
 def launch(script, *arguments) -> subprocess.CompletedProcess:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    return subprocess.run([*torchrun, script, *map(str, arguments)], capture_output=True, text=True)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [*torchrun, script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
 
 
 @pytest.fixture(scope="module")

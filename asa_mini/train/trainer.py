@@ -2,8 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -226,27 +224,16 @@ class AsaTrainer(Trainer):
         return means, dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
-        with self._inner_model() as asa:
-            super()._save(output_dir, state_dict if asa is None else None)
-        if asa is not None and self.args.should_save:  # of several processes, one
-            save_adversaries(asa, Path(output_dir or self.args.output_dir))
+        super()._save(output_dir, state_dict)  # the plain model's checkpoint
+        if self._asa_model() is not None and self.args.should_save:  # of several processes, one
+            save_adversaries(self._asa_model(), Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        with self._inner_model() as asa:
-            super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else None)
+        asa = self._asa_model()
+        super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else asa.model)
         if asa is not None:
             weights = load_file(Path(resume_from_checkpoint, ADVERSARY_WEIGHTS), device=str(asa.device))
             asa.adversaries.load_state_dict(weights)
 
     def _load_best_model(self):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    @contextmanager
-    def _inner_model(self) -> Iterator[AsaModel | None]:
-        """While this is open, the methods of Trainer that read or write `self.model` meet the inner model."""
-        wrapped, asa = self.model, self._asa_model()
-        self.model = wrapped if asa is None else asa.model
-        try:
-            yield asa
-        finally:
-            self.model = wrapped
