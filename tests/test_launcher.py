@@ -21,7 +21,7 @@ RUN = """if True:
     folder, output = sys.argv[1:]
     config = TrainConfig(
         num_train_epochs=2.0, per_device_train_batch_size=6, max_seq_length=30, learning_rate=1e-3,
-        adversary_learning_rate=1e-2, load_best_model_at_end=True, training={"use_cpu": True},
+        adversary_learning_rate=1e-2, load_best_model_at_end=True,
     )
     start = load_model(folder)[0]
     trained = {}
@@ -42,7 +42,8 @@ def launch(script, *arguments) -> subprocess.CompletedProcess:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [*torchrun, script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")

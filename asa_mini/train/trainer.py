@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 from statistics import fmean
 
@@ -87,6 +88,11 @@ class AsaTrainer(Trainer):
                 f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
                 "or set CUDA_VISIBLE_DEVICES=0"
             )
+        if self.args.world_size < (processes := int(os.environ.get("WORLD_SIZE", 1))):
+            raise InputError(
+                f"{processes} processes were started, but each would train a model of its own: without a GPU "
+                "TrainingArguments need use_cpu=True to join them"
+            )
         if self._asa_model() is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -123,8 +129,7 @@ class AsaTrainer(Trainer):
             pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
             loss = task + asa.asa_config.alpha * divergence
             terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
-            # The pay's gradient is the adversaries' alone; its value, a thousand times the rest, would be all
-            # that one sees of the loss.
+            # The pay's gradient is the adversaries' alone. Its value, a thousand times the rest, stays out.
             loss = loss + (pay - pay.detach())
         if model.training:
             self._record(terms, outputs.get("kept_share"))
@@ -160,13 +165,16 @@ class AsaTrainer(Trainer):
             )
 
     def create_optimizer(self, model=None):
+        """Trainer's groups, and two of the adversaries, which have their own rate: with and without decay."""
         apart = self.optimizer is None and self.adversary_learning_rate is not None
         adversary = [p for p in self._adversary_parameters() if apart and p.requires_grad]
-        for p in adversary:  # Trainer's own groups take what requires a gradient
-            p.requires_grad_(False)
-        optimizer = super().create_optimizer(model)
-        for p in adversary:
-            p.requires_grad_(True)
+        try:
+            for p in adversary:  # Trainer's own groups take what requires a gradient
+                p.requires_grad_(False)
+            optimizer = super().create_optimizer(model)
+        finally:
+            for p in adversary:
+                p.requires_grad_(True)
         decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
         for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
             if parameters:
