@@ -30,7 +30,7 @@ def make(folder, tmp_path):
         model, tokenizer = load_model(folder)
         if method == "asa":
             model = wrap(model, AsaConfig(temperature=0.1))
-        tokens = tokenize(tiny_text.dataset(), tokenizer, 30).remove_columns(list(remove))
+        tokens = tokenize(tiny_text.dataset(), tokenizer, 30, range(2)).remove_columns(list(remove))
         options = {"learning_rate": 1e-3, "num_train_epochs": 2, "save_strategy": "epoch", **options}
         return AsaTrainer(
             model=model,

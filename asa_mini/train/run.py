@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.train.baselines import Prior, attention_prior
 from asa_mini.train.config import METHODS, PRIORS, TrainConfig
-from asa_mini.train.data import tokenize
+from asa_mini.train.data import label_names, tokenize
 from asa_mini.train.evaluation import (
     CheckedPadding,
     accuracy,
@@ -31,7 +31,7 @@ from asa_mini.train.evaluation import (
     evaluate,
     evaluate_splits,
 )
-from asa_mini.train.models import quiet_transformers
+from asa_mini.train.models import align_labels, name_labels, quiet_transformers
 from asa_mini.train.run_folder import check_output, environment, finish_run, leave_run, start_run
 from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
@@ -105,7 +105,9 @@ def train(
         if config.method in PRIORS
         else nullcontext()
     )
-    tokens = tokenize(dataset, tokenizer, config.max_seq_length)
+    names = label_names(dataset)
+    name_labels(model.config, names)
+    tokens = tokenize(dataset, tokenizer, config.max_seq_length, align_labels(model.config, names))
     scratch = tempfile.TemporaryDirectory() if output is None else nullcontext(str(start_run(Path(output))))
     with scratch as folder, quiet_transformers():
         clock = StepClock()

@@ -5,7 +5,6 @@ OUTPUT/unfinished/  a run at work, or what a failed one left: its last checkpoin
 """
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import asa_mini
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
-from asa_mini.train.files import write_json
+from asa_mini.train.files import write_file, write_json
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
@@ -34,9 +33,8 @@ UNFINISHED = "unfinished"
 def save_adversaries(model: AsaModel, folder: str | Path) -> None:
     """Write the adversaries' weights (keys `LAYER.query.weight`, ...) and the AsaConfig into `folder`."""
     folder = Path(folder)
-    temporary = folder / (ADVERSARY_WEIGHTS + ".partial")
-    save_file(model.adversaries.state_dict(), temporary)
-    os.replace(temporary, folder / ADVERSARY_WEIGHTS)
+    weights = model.adversaries.state_dict()
+    write_file(folder / ADVERSARY_WEIGHTS, lambda part: save_file(weights, part))
     config = asdict(model.asa_config)
     write_json(folder / ADVERSARY_CONFIG, config | {"layers": sorted(int(key) for key in model.adversaries)})
 
