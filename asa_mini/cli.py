@@ -84,8 +84,8 @@ def run(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     except (AsaError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"asa_mini: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("asa_mini: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # its message names the checkpoint that is left
+        print(f"asa_mini: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

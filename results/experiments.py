@@ -12,7 +12,6 @@ that are missing. Commands with different seeds may run side by side.
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import math
@@ -24,7 +23,6 @@ from functools import partial
 from pathlib import Path
 
 from datasets import DatasetDict
-from transformers import TrainerCallback
 
 from asa_mini import AsaConfig
 from asa_mini.cli import run
@@ -36,9 +34,8 @@ from asa_mini.train.data import load
 from asa_mini.train.files import write_json
 from asa_mini.train.models import load_model
 from asa_mini.train.planting import WORDS
-from asa_mini.train.run import environment, evaluate, train
+from asa_mini.train.run import environment, train
 from asa_mini.train.run_folder import load_adversaries
-from asa_mini.wrap import AsaModel
 
 LEARNING_RATES = (2e-5, 5e-5, 1e-4)  # tried on dev with plain training, seed 0
 TEMPERATURES = (0.1, 0.3, 0.5)
@@ -47,23 +44,6 @@ WHOLE = {"name": "default"}
 SHORTCUT = {"name": "shortcut"}
 SST2 = {"name": "sst2"}
 PLANTED = {"name": "sst2", "plant": 0.9, "max_train_samples": 1500}  # training sentences
-
-
-class BestWeights(TrainerCallback):
-    """Keeps a copy of the weights of the epoch with the lowest dev loss."""
-
-    def __init__(self):
-        self.loss, self.seen = float("inf"), None
-
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        # Dev comes first after every epoch; what is evaluated later at the same step are the test splits.
-        if state.global_step == self.seen:
-            return
-        self.seen = state.global_step
-        if metrics["eval_loss"] < self.loss:
-            plain = model.model if isinstance(model, AsaModel) else model
-            self.loss, self.epoch = metrics["eval_loss"], state.epoch
-            self.weights = copy.deepcopy(plain.state_dict())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,6 +166,8 @@ class Table:
             learning_rate=rate,
             max_seq_length=64,
             seed=seed,
+            # Both, the last and the best weights are measured then; attention is that of the last.
+            load_best_model_at_end=self.look_at is None,
             bf16=self.bf16,
         )
         settings = {"experiment": self.name, "config": asdict(config), "data": self.data, "model": self.model}
@@ -202,30 +184,28 @@ class Table:
         write_json(folder / f"{digest}.json", {**settings, **row, **about})
 
     def measured(self, config: TrainConfig) -> dict:
-        dataset, best = self.dataset(config.seed), BestWeights()
+        dataset = self.dataset(config.seed)
         with tempfile.TemporaryDirectory() as scratch:
             output, load = Path(scratch, "run"), partial(load_model, **self.model)
-            result = train(dataset, config, load, output, progress=False, callbacks=[best])
-            model = load_adversaries(result.model, output) if config.method == "asa" else result.model
-        looks = {}
-        if self.look_at is not None:
-            looks["attention"] = look(model, result.tokenizer, dataset[self.look_at])
-        if config.method == "asa":
-            model.unwrap()
+            result = train(dataset, config, load, output, progress=False)
+            looks = {}
+            if self.look_at is not None:
+                asa = config.method == "asa"
+                model = load_adversaries(result.model, output) if asa else result.model
+                looks["attention"] = look(model, result.tokenizer, dataset[self.look_at])
         metrics = result.metrics
-        last_epoch = metrics["terms"][-metrics["steps"] // round(config.num_train_epochs) :]
-        row = {key: metrics[key] for key in ("rows", "steps", "results", "by_epoch")}
         # From the median, so that a machine that was paused or busy for a while does not count.
         seconds = metrics["seconds_per_step"]
+        row = {key: metrics[key] for key in ("rows", "steps", "results", "by_epoch")}
         row |= {"seconds_per_step": seconds, "train_seconds": seconds * metrics["steps"], **looks}
+        if config.load_best_model_at_end:
+            row["best"] = {"epoch": metrics["best_epoch"], "results": metrics["results"]}
+            row["results"] = metrics["results_last"]
+        last_epoch = metrics["terms"][-metrics["steps"] // round(config.num_train_epochs) :]
         if "kept_share" in last_epoch[0]:
             shares = [term["kept_share"] for term in last_epoch]
             row["kept_share_last_epoch"] = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
-        scores = metrics["results"]
-        if best.epoch != config.num_train_epochs:
-            result.model.load_state_dict(best.weights)
-            scores = evaluate(result.model, result.tokenizer, dataset, max_length=64, progress=False)
-        return row | {"best": {"epoch": best.epoch, "results": scores}}
+        return row
 
 
 def with_defaults(config: dict) -> dict:

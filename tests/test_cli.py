@@ -194,7 +194,7 @@ def test_output_that_is_taken_or_cannot_be_made(train, refused, tmp_path, capsys
     assert train("--method", "naive") == 0
     before = (tmp_path / "run" / "metrics.json").read_bytes()
     capsys.readouterr()
-    assert "already holds a run; choose another folder, or pass --overwrite" in refused(train())
+    assert "already holds a run; choose another folder, or pass --overwrite_output_dir" in refused(train())
     again = "--overwrite_output_dir"
     assert "cannot load model" in refused(train(again, "--model_name_or_path", "/no/such/folder"))
     assert "files that are not a run" in refused(train(again, "--output_dir", tmp_path / "data"))

@@ -103,12 +103,15 @@ def label_names(dataset: DatasetDict) -> list[str] | None:
 
 
 def tokenize(
-    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Sequence[int]
+    dataset: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    label_ids: Sequence[int] | None = None,
 ) -> DatasetDict:
     """Token ids of every text, cut to `max_length` tokens with the special ones; collators pad.
 
     Args:
-        label_ids: the model's number for each label of the data, see `align_labels`.
+        label_ids: the model's number for each label of the data, see `align_labels`; None keeps them.
 
     Returns:
         The same splits with the columns `input_ids`, `attention_mask` and, if the tokenizer makes them,
@@ -117,7 +120,8 @@ def tokenize(
     splits = {}
     for split, rows in dataset.items():
         encoded = tokenizer(list(rows["text"]), truncation=True, max_length=max_length)
-        splits[split] = Dataset.from_dict({**encoded, "labels": [label_ids[i] for i in rows["label"]]})
+        labels = [label_ids[i] if label_ids else i for i in rows["label"]]
+        splits[split] = Dataset.from_dict({**encoded, "labels": labels})
     return DatasetDict(splits)
 
 

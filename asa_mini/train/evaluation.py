@@ -1,6 +1,9 @@
 """Accuracy of a text classifier on every split of a dataset, and the checks of what goes into a model."""
 
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -18,7 +21,6 @@ from transformers import (
 from asa_mini.errors import InputError
 from asa_mini.train.data import label_names, tokenize
 from asa_mini.train.models import align_labels, max_positions
-from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import check_padding
 
 
@@ -51,8 +53,8 @@ def evaluate(
         raise InputError(f"batch_size must be at least 1, but is {batch_size}")
     check_max_length(model, max_length)
     check_dataset(dataset, model.config.num_labels)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = AsaTrainer(
+    with tempfile.TemporaryDirectory() as scratch, given_back(model):
+        trainer = Trainer(
             model=model,
             args=TrainingArguments(
                 scratch,
@@ -60,7 +62,7 @@ def evaluate(
                 train_sampling_strategy="group_by_length",
                 dataloader_pin_memory=torch.cuda.is_available(),
                 report_to="none",
-                disable_tqdm=not progress,
+                disable_tqdm=not (progress and sys.stderr.isatty()),  # a bar in a file cannot be read
             ),
             processing_class=tokenizer,
             data_collator=CheckedPadding(tokenizer),
@@ -69,6 +71,24 @@ def evaluate(
         trainer.remove_callback(transformers.PrinterCallback)
         label_ids = align_labels(model.config, label_names(dataset))
         return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length, label_ids))
+
+
+@contextmanager
+def given_back(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards `model` has its modes, its use_cache and its own forward, without accelerate's autocast."""
+    modes = {module: module.training for module in model.modules()}
+    forward, cache = vars(model).get("forward"), getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
+        if forward is not None:
+            model.forward = forward
+        if cache is not None:
+            model.config.use_cache = cache
 
 
 def evaluate_splits(trainer: Trainer, tokens: DatasetDict) -> dict:
