@@ -97,7 +97,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"asa_mini {asa_mini.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     train = _add(commands, "train", _train, TRAIN, "fine-tune a classifier", "--output_dir PATH ")
-    train.more = transformers.TrainingArguments
+    train.more = lambda: transformers.TrainingArguments
     train.epilog = "Every other option of transformers.TrainingArguments works as well."
     _add(commands, "evaluate", _evaluate, EVALUATE, "accuracy of a classifier", "--model_name_or_path STR ")
     bench = commands.add_parser("bench", help="measure what ASA costs")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import get_type_hints
 
@@ -31,10 +32,11 @@ class Parser(HfArgumentParser):
     """Tells what it does not know itself, with its own usage rather than that of the whole program.
 
     Attributes:
-        more: a dataclass whose fields are options too, but not shown; those given end in the dict `training`.
+        more: gives a dataclass whose fields are options too, but not shown; those given end in the dict
+            `training`. It is called when it is needed, since importing it may take seconds.
     """
 
-    more: type | None = None
+    more: Callable[[], type] | None = None
 
     def __init__(self, prog=None, **options):
         super().__init__(prog=prog, formatter_class=HelpFormatter, allow_abbrev=False, **options)
@@ -43,7 +45,7 @@ class Parser(HfArgumentParser):
         namespace, unknown = super().parse_known_args(args, namespace)
         known = dict(self._option_string_actions)
         if self.more and unknown:
-            more = HfArgumentParser(self.more, add_help=False, allow_abbrev=False)
+            more = HfArgumentParser(self.more(), add_help=False, allow_abbrev=False)
             for action in more._actions:
                 action.default = argparse.SUPPRESS  # only what is given counts
             more.error = self.error

@@ -27,10 +27,8 @@ def results_folder() -> Path:
     """The folder named by ASA_RESULTS_DIR, else `results/` of the clone; DataFileError if there is none."""
     folder = Path(os.environ.get("ASA_RESULTS_DIR") or Path(__file__).resolve().parents[2] / "results")
     if not folder.is_dir():
-        raise DataFileError(
-            f"there is no folder {folder} with measured runs; they do not come with an installed asa_mini: "
-            "clone its repository and name the clone's folder `results` in ASA_RESULTS_DIR"
-        )
+        advice = "clone asa_mini's repository, and name its folder results in ASA_RESULTS_DIR"
+        raise DataFileError(f"there is no folder {folder} with measured runs; {advice}")
     return folder
 
 
@@ -38,11 +36,11 @@ def stored_runs(name: str) -> list[dict]:
     """The runs in results/NAME/ in the order of tables: by seed, epochs and method; [] if there are none."""
 
     def order(run: dict) -> tuple:
-        config = run["config"]
-        kind = list(NAMES).index(config["method"]), config["asa"]["temperature"], config["strength"]
-        return config["seed"], config["num_train_epochs"], *kind, config["learning_rate"]
+        c = run["config"]
+        method = list(NAMES).index(c["method"]), c["asa"]["temperature"], c["strength"], c["learning_rate"]
+        return c["seed"], c["num_train_epochs"], *method
 
-    files = sorted((results_folder() / name).glob("*.json"))
+    files = (results_folder() / name).glob("*.json")
     return sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=order)
 
 
@@ -67,26 +65,19 @@ def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
     rows = []
     for run in _read(name):
         config = run["config"]
-        about = {
-            "method": label(config),
-            "epochs": config["num_train_epochs"],
-            "seed": config["seed"],
-            "learning_rate": config["learning_rate"],
-            "train_rows": run["rows"]["train"],
-            "seconds_per_step": run["seconds_per_step"],
-            "kept_share": run.get("kept_share_last_epoch"),
-        }
+        about = {"method": label(config), "epochs": config["num_train_epochs"], "seed": config["seed"]}
+        about |= {"learning_rate": config["learning_rate"], "train_rows": run["rows"]["train"]}
+        about |= {"seconds_per_step": run["seconds_per_step"], "kept_share": run.get("kept_share_last_epoch")}
         for split, scores in (run if weights == "last" else run["best"])["results"].items():
             rows.append(about | {"split": split, "n": scores["n"], "accuracy": 100 * scores["accuracy"]})
     return pd.DataFrame(rows)
 
 
 def read_attention(name: str) -> pd.DataFrame:
-    """What attention looked like after every run of an experiment, "attention" or "attention_sst2".
+    """What attention looked like after every run of "attention" or "attention_sst2".
 
     Returns:
-        One row per run and layer: method, seed, layer, and means over the test texts of `capture.measure`:
-        kept, attention, entropy, auroc, moved.
+        One row per run and layer: method, seed, layer, and the means over the test texts of `measure`.
     """
     frames = []
     for run in _read(name):
@@ -103,7 +94,7 @@ def _paired(table: pd.DataFrame, base: pd.Series, form: str, mean: str, ahead: s
 
 
 def against_plain(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of `read_attention` against the plain run of the same seed, mean over the layers.
+    """A column of `read_attention`, mean over the layers, against the plain run of the same seed.
 
     Returns:
         Indexed by method: `difference`, mean over the seeds, and `higher`, "2 of 3 seeds".

@@ -103,19 +103,16 @@ def label_names(dataset: DatasetDict) -> list[str] | None:
 
 
 def tokenize(
-    dataset: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    label_ids: Sequence[int] | None = None,
+    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Sequence[int] = ()
 ) -> DatasetDict:
     """Token ids of every text, cut to `max_length` tokens with the special ones; collators pad.
 
     Args:
-        label_ids: the model's number for each label of the data, see `align_labels`; None keeps them.
+        label_ids: the model's number for each label of the data, see `align_labels`; () keeps them.
 
     Returns:
-        The same splits with the columns `input_ids`, `attention_mask` and, if the tokenizer makes them,
-        `token_type_ids` (lists of integers), and `labels` (int).
+        The same splits with the columns `labels` (int), `input_ids`, `attention_mask` and, if the tokenizer
+        makes them, `token_type_ids` (lists of integers).
     """
     splits = {}
     for split, rows in dataset.items():
@@ -137,7 +134,7 @@ def shortcut_folder() -> Path:
 
 def _folder(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     """Where the files are; None is the hub."""
-    if data_dir is None and name == "shortcut":
+    if not data_dir and name == "shortcut":
         return shortcut_folder()
     chosen = data_dir or os.environ.get("ASA_DATA_DIR")
     if not chosen:
