@@ -43,7 +43,7 @@ class AsaConfig:
     Args:
         temperature: tau, how much the adversary is paid for each unit it keeps (tau^2).
         alpha: weight of the divergence between the clean and the adversarial prediction.
-        layers: indices of the attacked layers, counted from 0; None attacks all. With no layer attacked,
+        layers: indices of the attacked layers, counted from 0 (default: all). With no layer attacked,
             `layers=()`, two dropout passes and the divergence remain: the R-Drop control.
         gradient_reversal_scale: strength of the reversal in front of the adversaries.
         joint_pass: run the clean and the adversarial half as one batch of 2B; False runs them one after the

@@ -208,6 +208,7 @@ def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd, monkeypatch, term
         ("train", {"text": ["a film", None], "label": [0, 1]}, "row 1: the text is None"),
         ("train", {"text": [3, 4], "label": [0, 1]}, "row 0: the text is 3"),
         ("test", {"text": ["a film", "a cast"], "label": [0, 2]}, r"row 1: label 2 is not in 0\.\.1"),
+        ("train", {"text": ["a film", "a cast"], "label": [False, True]}, "row 0: label False is no number"),
     ],
 )
 def test_unusable_data_raises_from_python(run, tmp_path, split, rows, message):

@@ -48,7 +48,7 @@ def save_model(folder, model_class=BertForSequenceClassification, **options) -> 
     words = tokenizer()
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     set_seed(0)
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=40, **{**size, **options})
+    config = BertConfig(**{"vocab_size": len(words), "max_position_embeddings": 40, **size, **options})
     with quiet_transformers():
         model_class(config).save_pretrained(folder)
     words.save_pretrained(folder)

@@ -28,15 +28,15 @@ class TrainConfig:
         method: asa; rdrop: two dropout passes and the same divergence, no mask; naive: plain training;
             random_mask, smoothing: plain training with a prior on attention, see `baselines.Prior`.
         asa: used by asa and rdrop; rdrop is ASA without a mask, `layers=()`.
-        adversary_learning_rate: the adversaries' own rate; None takes `learning_rate`.
+        adversary_learning_rate: the adversaries' own rate (default: `learning_rate`).
         strength: of the prior, 0 to 1; used by random_mask and smoothing.
         num_train_epochs: passes over the training set, fractions allowed.
         learning_rate: peak rate of AdamW (linear warm-up over the first tenth, then linear decay to zero).
         per_device_train_batch_size: examples per step; an ASA step sees each of them twice.
         max_seq_length: longest sequence in tokens; longer texts are cut.
         seed: of the head, the adversaries, the order of the data and dropout.
-        load_best_model_at_end: keep the weights of the epoch with the lowest dev loss; else the last step's.
-        bf16: mixed precision by autocast; about 1.7 times as fast on a CPU that has bfloat16.
+        load_best_model_at_end: keep those of the lowest dev loss by epoch (default: the last step's weights).
+        bf16: mixed precision by autocast (default: float32). 1.7 times as fast on a CPU that has bfloat16.
         training: any other field of `transformers.TrainingArguments`, by its name.
 
     Raises:
@@ -132,9 +132,13 @@ class TrainConfig:
         own += ("load_best_model_at_end",)
         given = {name: getattr(self, name) for name in own} | {"disable_tqdm": not progress}
         try:
-            return transformers.TrainingArguments(folder, **{**defaults, **self.training, **given})
+            arguments = transformers.TrainingArguments(folder, **{**defaults, **self.training, **given})
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(f"transformers.TrainingArguments refuses these options: {error}") from error
+        absent = {*arguments.report_to} - {*transformers.integrations.get_available_reporting_integrations()}
+        if absent:
+            raise InputError(f"report_to: {', '.join(sorted(absent))} is unknown or not installed")
+        return arguments
 
 
 def _is_number(value) -> bool:

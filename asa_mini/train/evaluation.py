@@ -20,7 +20,8 @@ from transformers import (
 
 from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
-from asa_mini.train.data import tokenize
+from asa_mini.train.data import label_names, tokenize
+from asa_mini.train.models import align_labels
 from asa_mini.wrap import check_padding
 
 
@@ -69,7 +70,8 @@ def evaluate(
             compute_metrics=accuracy,
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length))
+        label_ids = align_labels(model.config, label_names(dataset))
+        return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length, label_ids))
 
 
 @contextmanager
@@ -116,11 +118,11 @@ def accuracy(prediction) -> dict[str, float]:
 def check_max_length(model: PreTrainedModel, max_length: int) -> None:
     """Raise InputError unless the model has a position for each of `max_length` tokens, at least one."""
     if max_length < 1:
-        raise InputError(f"max_length must be at least 1 token, but is {max_length}")
+        raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
     positions = max_positions(model)
     if positions is not None and max_length > positions:
         raise InputError(
-            f"max_length {max_length} is longer than the model's {positions} positions; lower it"
+            f"max_seq_length {max_length} is longer than the model's {positions} positions; lower it"
         )
 
 
@@ -140,5 +142,7 @@ def check_dataset(dataset: DatasetDict, num_labels: int, needed: tuple[str, ...]
         for row, (text, label) in enumerate(zip(list(rows["text"]), list(rows["label"]), strict=True)):
             if not isinstance(text, str):
                 raise InputError(f"split {split!r}, row {row}: the text is {text!r}, not a string")
+            if isinstance(label, bool):  # an int to Python, but no class to the loss
+                raise InputError(f"split {split!r}, row {row}: label {label} is no number; give 0 and 1")
             if not isinstance(label, int) or not 0 <= label < num_labels:
                 raise InputError(f"split {split!r}, row {row}: label {label!r} is not in 0..{num_labels - 1}")

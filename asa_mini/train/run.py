@@ -24,7 +24,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.train.baselines import Prior, attention_prior
 from asa_mini.train.config import METHODS, PRIORS, TrainConfig
-from asa_mini.train.data import tokenize
+from asa_mini.train.data import label_names, tokenize
 from asa_mini.train.evaluation import (
     CheckedPadding,
     accuracy,
@@ -34,7 +34,7 @@ from asa_mini.train.evaluation import (
     evaluate_splits,
     given_back,
 )
-from asa_mini.train.models import quiet_transformers
+from asa_mini.train.models import align_labels, name_labels, quiet_transformers
 from asa_mini.train.run_folder import (
     check_output,
     environment,
@@ -117,7 +117,9 @@ def train(
         model, tokenizer = load()
         check_max_length(model, config.max_seq_length)
         check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
-        tokens = tokenize(dataset, tokenizer, config.max_seq_length)
+        names = label_names(dataset)
+        name_labels(model.config, names)
+        tokens = tokenize(dataset, tokenizer, config.max_seq_length, align_labels(model.config, names))
 
         with given_back(model), _under(config, model) as player, quiet_transformers():
             # 3. Trainer

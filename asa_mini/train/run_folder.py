@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 import asa_mini
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
-from asa_mini.train.files import write_json
+from asa_mini.train.files import write_file, write_json
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
@@ -37,9 +37,8 @@ UNFINISHED = "unfinished"
 def save_adversaries(model: AsaModel, folder: str | Path) -> None:
     """Write the adversaries' weights (keys `LAYER.query.weight`, ...) and the AsaConfig into `folder`."""
     folder = Path(folder)
-    temporary = folder / (ADVERSARY_WEIGHTS + ".partial")
-    save_file(model.adversaries.state_dict(), temporary)
-    os.replace(temporary, folder / ADVERSARY_WEIGHTS)
+    weights = model.adversaries.state_dict()
+    write_file(folder / ADVERSARY_WEIGHTS, lambda part: save_file(weights, part))
     config = asdict(model.asa_config)
     write_json(folder / ADVERSARY_CONFIG, config | {"layers": sorted(int(key) for key in model.adversaries)})
 
@@ -85,7 +84,9 @@ def check_output(output: Path, overwrite: bool, resume: str | None = None) -> No
         raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
     if not overwrite and not _lies_in(resume, output):
         what = "what a stopped run left" if unfinished else "a run"
-        raise OutputExistsError(f"{output} already holds {what}; choose another folder, or pass --overwrite")
+        raise OutputExistsError(
+            f"{output} already holds {what}; choose another folder, or pass --overwrite_output_dir"
+        )
 
 
 @contextmanager
