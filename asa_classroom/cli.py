@@ -3,7 +3,8 @@
 import argparse
 
 from asa_classroom import exercises, grading, notebooks
-from asa_mini.cli import HelpFormatter, run
+from asa_mini.cli import run
+from asa_mini.options import HelpFormatter
 
 
 def main(argv: list[str] | None = None) -> int:

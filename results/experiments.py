@@ -1,4 +1,4 @@
-"""The measurements behind results/NAME.json, NAME being what is given here.
+"""The measurements behind results/EXPERIMENT/*.json, EXPERIMENT being what is given here.
 
     python results/experiments.py shortcut       [--seeds 0 1 2] [--bf16]
     python results/experiments.py sst2           --data-dir DIR [--seeds 0 1 2] [--bf16]
@@ -7,201 +7,210 @@
     python results/experiments.py attention      [--seeds 0 1 2] [--bf16]
     python results/experiments.py attention_sst2 --data-dir DIR [--seeds 0 1 2] [--bf16]
 
-Every finished run is written at once; started again, the command goes on with the runs that are missing.
+Every finished run is written at once, to a file of its own; started again, the command goes on with the runs
+that are missing. Commands with different seeds may run side by side.
 """
 
 import argparse
-import copy
+import hashlib
 import json
 import math
 import shlex
 import sys
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from datasets import DatasetDict
-from transformers import TrainerCallback
 
+from asa_mini import AsaConfig
+from asa_mini.cli import run
 from asa_mini.look.capture import capture, divergence, measure
 from asa_mini.look.kinds import masked_by_kind, sentiment_words, token_kinds
-from asa_mini.train.baselines import PRIORS
+from asa_mini.look.results import results_folder, stored_runs
+from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import load
 from asa_mini.train.files import write_json
 from asa_mini.train.models import load_model
 from asa_mini.train.planting import WORDS
-from asa_mini.train.run import TrainConfig, environment, evaluate, train
+from asa_mini.train.run import environment, train
 from asa_mini.train.run_folder import load_adversaries
-from asa_mini.wrap import AsaModel
 
-FOLDER = Path(__file__).parent
 LEARNING_RATES = (2e-5, 5e-5, 1e-4)  # tried on dev with plain training, seed 0
 TEMPERATURES = (0.1, 0.3, 0.5)
-SENTENCES = 1500  # training sentences of the planted experiment
-AGREEMENT = 0.9
-WHOLE_MODEL = partial(load_model, "default")
+SMALL = {"name": "default", "num_layers": 4, "freeze_embeddings": True}  # the regime of notebook 04
+WHOLE = {"name": "default"}
+SHORTCUT = {"name": "shortcut"}
+SST2 = {"name": "sst2"}
+PLANTED = {"name": "sst2", "plant": 0.9, "max_train_samples": 1500}  # training sentences
 
 
-class BestWeights(TrainerCallback):
-    """Keeps a copy of the weights of the epoch with the lowest dev loss."""
-
-    def __init__(self):
-        self.loss, self.seen = float("inf"), None
-
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        # Dev comes first after every epoch; what is evaluated later at the same step are the test splits.
-        if state.global_step == self.seen:
-            return
-        self.seen = state.global_step
-        if metrics["eval_loss"] < self.loss:
-            plain = model.model if isinstance(model, AsaModel) else model
-            self.loss, self.epoch = metrics["eval_loss"], state.epoch
-            self.weights = copy.deepcopy(plain.state_dict())
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Run one experiment, see `asa_mini.cli.run`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     experiments = shortcut, sst2, planted, priors, attention, attention_sst2
     experiments = {experiment.__name__: experiment for experiment in experiments}
     parser.add_argument("what", choices=experiments)
-    parser.add_argument("--data-dir", help="folder with sst2/train.tsv, dev.tsv, test.tsv; else the hub")
+    folder_help = "folder with sst2/train.tsv, dev.tsv, test.tsv; else the hub"
+    parser.add_argument("--data_dir", "--data-dir", help=folder_help)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--bf16", action="store_true")
-    arguments = parser.parse_args()
-    experiments[arguments.what](arguments)
+    parser.set_defaults(run=lambda arguments: experiments[arguments.what](arguments))
+    return run(parser, argv)
 
 
 def shortcut(arguments) -> None:
-    """The shipped corpus in the regime of notebook 04: four layers, frozen embeddings, 2 epochs and 4."""
-    table = Table("shortcut", arguments, partial(load, "shortcut"), small_model())
-    bare = Table("shortcut_unplanted", arguments, unplanted, small_model())
+    """The shipped corpus, four layers, frozen embeddings: 2 epochs, and 4 of plain training."""
+    table = Table("shortcut", arguments, SHORTCUT, SMALL)
+    # Trained without the shortcut, tested with it.
+    bare = Table("shortcut_unplanted", arguments, {**SHORTCUT, "planted": False, "tested": "planted"}, SMALL)
     for seed in arguments.seeds:
-        bare.run(seed, method="naive", learning_rate=1e-4, epochs=2.0)
+        bare.run("naive", seed, 1e-4, 2.0)
         for epochs in (2.0, 4.0):
-            table.run(seed, method="naive", learning_rate=1e-4, epochs=epochs)
-        table.run(seed, method="rdrop", learning_rate=1e-4, epochs=2.0)
+            table.run("naive", seed, 1e-4, epochs)
+        table.run("rdrop", seed, 1e-4, 2.0)
         for temperature in TEMPERATURES:
-            table.run(seed, method="asa", temperature=temperature, learning_rate=1e-4, epochs=2.0)
-
-
-def small_model():
-    return partial(load_model, "default", num_layers=4, freeze_embeddings=True)
-
-
-def unplanted(seed: int) -> DatasetDict:
-    """Trained without the shortcut, tested with it: all splits of the corpus, train and dev bare."""
-    bare, corpus = load("shortcut", planted=False), load("shortcut")
-    return DatasetDict({**corpus, "train": bare["train"], "dev": bare["dev"]})
+            table.run("asa", seed, 1e-4, 2.0, temperature)
 
 
 def sst2(arguments) -> None:
     """All sentences, 3 epochs: plain at each learning rate, then ASA at each temperature at the best."""
-    table = Table("sst2", arguments, lambda seed: load("sst2", arguments.data_dir))
+    table = Table("sst2", arguments, SST2)
     for rate in LEARNING_RATES:
-        table.run(0, method="naive", learning_rate=rate, epochs=3.0)
-    naive = [row for row in table.rows if row["config"]["method"] == "naive" and row["config"]["seed"] == 0]
-    rate = max(naive, key=lambda row: row["results"]["dev"]["accuracy"])["config"]["learning_rate"]
+        table.run("naive", 0, rate, 3.0)
+    naive = [r for r in table.stored() if r["config"]["method"] == "naive" and r["config"]["seed"] == 0]
+    rate = max(naive, key=lambda r: r["results"]["dev"]["accuracy"])["config"]["learning_rate"]
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=rate, epochs=3.0)
+        table.run("naive", seed, rate, 3.0)
         for temperature in TEMPERATURES:
-            table.run(seed, method="asa", temperature=temperature, learning_rate=rate, epochs=3.0)
+            table.run("asa", seed, rate, 3.0, temperature)
 
 
 def planted(arguments) -> None:
     """A planted shortcut word: 3 epochs, and 7, which cost a plain run about what 3 cost ASA."""
-    table = Table("planted", arguments, partial(planted_sst2, arguments))
+    table = Table("planted", arguments, PLANTED)
     for seed in arguments.seeds:
         for epochs in (3.0, 7.0):
-            table.run(seed, method="naive", learning_rate=5e-5, epochs=epochs)
-            table.run(seed, method="rdrop", learning_rate=5e-5, epochs=epochs)
+            table.run("naive", seed, 5e-5, epochs)
+            table.run("rdrop", seed, 5e-5, epochs)
             for temperature in (0.1, 0.3):
-                table.run(seed, method="asa", temperature=temperature, learning_rate=5e-5, epochs=epochs)
-
-
-def planted_sst2(arguments, seed: int) -> DatasetDict:
-    return load("sst2", arguments.data_dir, AGREEMENT, seed, SENTENCES)
+                table.run("asa", seed, 5e-5, epochs, temperature)
 
 
 def priors(arguments) -> None:
     """The shipped corpus without its shortcut, little of it: 100 steps whatever the number of sentences."""
     for rows in (100, 400, 1600):
-        table = Table("priors", arguments, partial(few, rows=rows), small_model())
-        options = dict(learning_rate=1e-4, epochs=100 / math.ceil(rows / 32))
+        table = Table("priors", arguments, {**SHORTCUT, "planted": False, "max_train_samples": rows}, SMALL)
+        epochs = 100 / math.ceil(rows / 32)
         for seed in arguments.seeds:
-            table.run(seed, method="naive", **options)
+            table.run("naive", seed, 1e-4, epochs)
             for method in PRIORS:
                 for strength in (0.1, 0.3):
-                    table.run(seed, method=method, strength=strength, **options)
-
-
-def few(seed: int, rows: int) -> DatasetDict:
-    return load("shortcut", planted=False, limit=rows, seed=seed)
+                    table.run(method, seed, 1e-4, epochs, strength=strength)
 
 
 def attention(arguments) -> None:
     """What attention looks like after the runs of `shortcut`, measured on the split `neutral`."""
-    table = Table("attention", arguments, partial(load, "shortcut"), small_model(), look_at="neutral")
+    table = Table("attention", arguments, SHORTCUT, SMALL, look_at="neutral")
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=1e-4, epochs=2.0)
-        table.run(seed, method="rdrop", learning_rate=1e-4, epochs=2.0)
+        table.run("naive", seed, 1e-4, 2.0)
+        table.run("rdrop", seed, 1e-4, 2.0)
         for temperature in (0.1, 0.3):
-            table.run(seed, method="asa", temperature=temperature, learning_rate=1e-4, epochs=2.0)
+            table.run("asa", seed, 1e-4, 2.0, temperature)
 
 
 def attention_sst2(arguments) -> None:
     """The same for the longest runs of `planted`."""
-    table = Table("attention_sst2", arguments, partial(planted_sst2, arguments), look_at="neutral")
+    table = Table("attention_sst2", arguments, PLANTED, look_at="neutral")
     for seed in arguments.seeds:
-        table.run(seed, method="naive", learning_rate=5e-5, epochs=7.0)
-        table.run(seed, method="rdrop", learning_rate=5e-5, epochs=7.0)
-        table.run(seed, method="asa", temperature=0.3, learning_rate=5e-5, epochs=7.0)
+        table.run("naive", seed, 5e-5, 7.0)
+        table.run("rdrop", seed, 5e-5, 7.0)
+        table.run("asa", seed, 5e-5, 7.0, 0.3)
 
 
 class Table:
-    """Rows of one experiment, kept in results/NAME.json."""
+    """The runs of one experiment on one dataset and model, each in results/NAME/HASH.json.
 
-    def __init__(self, name: str, arguments, dataset, model=WHOLE_MODEL, look_at: str | None = None):
-        self.path = FOLDER / f"{name}.json"
-        self.rows = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
-        self.bf16, self.dataset, self.model, self.look_at = arguments.bf16, dataset, model, look_at
+    Args:
+        data: arguments of `load`, and where `tested` is, "planted", the test splits with their planted words.
+        model: arguments of `load_model`.
+        look_at: the split on which to measure attention.
+    """
 
-    def run(self, seed: int, **options) -> None:
-        config = TrainConfig(seed=seed, bf16=self.bf16, max_length=64, **options)
-        # An older row does not have the options that came later, which then had their default values.
-        if any(vars(TrainConfig()) | row["config"] == vars(config) for row in self.rows):
+    def __init__(self, name: str, arguments, data: dict, model: dict = WHOLE, look_at: str | None = None):
+        self.name, self.data, self.model, self.look_at = name, data, model, look_at
+        self.bf16, self.data_dir = arguments.bf16, arguments.data_dir
+        self.dataset(arguments.seeds[0])  # a folder that is not there is told before the first run
+
+    def dataset(self, seed: int) -> DatasetDict:
+        options = dict(self.data)
+        tested = options.pop("tested", None)
+        folder = self.data_dir if options["name"] == "sst2" else None
+        dataset = load(**options, data_dir=folder, seed=seed)
+        if tested:
+            dataset = DatasetDict({**load(options["name"]), "train": dataset["train"], "dev": dataset["dev"]})
+        return dataset
+
+    def stored(self) -> list[dict]:
+        return [r for r in stored_runs(self.name) if (r["data"], r["model"]) == (self.data, self.model)]
+
+    def run(self, method: str, seed: int, rate: float, epochs: float, temperature=0.5, strength=0.1) -> None:
+        config = TrainConfig(
+            method=method,
+            asa=AsaConfig(temperature),
+            strength=strength,
+            num_train_epochs=epochs,
+            learning_rate=rate,
+            max_seq_length=64,
+            seed=seed,
+            # Both, the last and the best weights are measured then; attention is that of the last.
+            load_best_model_at_end=self.look_at is None,
+            bf16=self.bf16,
+        )
+        settings = {"experiment": self.name, "config": asdict(config), "data": self.data, "model": self.model}
+        if any(with_defaults(r["config"]) == settings["config"] for r in self.stored()):
             return
-        print(f"{self.path.stem}: {options}, seed {seed}", flush=True)
-        dataset = self.dataset(seed=seed)
-        best = BestWeights()
+        print(
+            f"{self.name}: {method}, {rate:g}, {epochs:g} epochs, tau {temperature}, seed {seed}", flush=True
+        )
+        row = self.measured(config)
+        about = environment() | {"command": shlex.join(["python", *sys.argv])}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        folder = results_folder() / self.name
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{digest}.json", {**settings, **row, **about})
+
+    def measured(self, config: TrainConfig) -> dict:
+        dataset = self.dataset(config.seed)
         with tempfile.TemporaryDirectory() as scratch:
-            output = Path(scratch, "run")
-            result = train(dataset, config, self.model, output, progress=False, callbacks=[best])
-            model = load_adversaries(result.model, output) if config.method == "asa" else result.model
-        looks = {}
-        if self.look_at is not None:
-            looks["attention"] = look(model, result.tokenizer, dataset[self.look_at])
-        if config.method == "asa":
-            model.unwrap()
+            output, load = Path(scratch, "run"), partial(load_model, **self.model)
+            result = train(dataset, config, load, output, progress=False)
+            looks = {}
+            if self.look_at is not None:
+                asa = config.method == "asa"
+                model = load_adversaries(result.model, output) if asa else result.model
+                looks["attention"] = look(model, result.tokenizer, dataset[self.look_at])
         metrics = result.metrics
-        last_epoch = metrics["terms"][-metrics["steps"] // round(config.epochs) :]
-        row = {key: metrics[key] for key in ("config", "rows", "steps", "results", "by_epoch")}
         # From the median, so that a machine that was paused or busy for a while does not count.
         seconds = metrics["seconds_per_step"]
+        row = {key: metrics[key] for key in ("rows", "steps", "results", "by_epoch")}
         row |= {"seconds_per_step": seconds, "train_seconds": seconds * metrics["steps"], **looks}
+        if config.load_best_model_at_end:
+            row["best"] = {"epoch": metrics["best_epoch"], "results": metrics["results"]}
+            row["results"] = metrics["results_last"]
+        last_epoch = metrics["terms"][-metrics["steps"] // round(config.num_train_epochs) :]
         if "kept_share" in last_epoch[0]:
             shares = [term["kept_share"] for term in last_epoch]
             row["kept_share_last_epoch"] = [sum(layer) / len(layer) for layer in zip(*shares, strict=True)]
-        if best.epoch == config.epochs:
-            row["best"] = {"epoch": best.epoch, "results": metrics["results"]}
-        else:
-            result.model.load_state_dict(best.weights)
-            scores = evaluate(result.model, result.tokenizer, dataset, max_length=64, progress=False)
-            row["best"] = {"epoch": best.epoch, "results": scores}
-        self.rows.append(row)
-        about = environment() | {"command": shlex.join(["python", *sys.argv])}
-        write_json(self.path, {**about, "rows": self.rows})
+        return row
+
+
+def with_defaults(config: dict) -> dict:
+    """An older run does not have the options that came later, which then had their default values."""
+    return asdict(TrainConfig()) | config | {"asa": asdict(AsaConfig()) | config["asa"]}
 
 
 def look(model, tokenizer, split) -> dict:
@@ -223,4 +232,4 @@ def look(model, tokenizer, split) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

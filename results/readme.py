@@ -1,54 +1,51 @@
 """Write the tables of README.md from the measured files beside this script: python results/readme.py"""
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from asa_mini.look import results
-from asa_mini.look.results import gains, markdown_table, read_attention, read_runs, summarise
+from asa_mini.look.results import gains, markdown_table, read_attention, read_runs, stored_runs, summarise
+from asa_mini.train.files import write_text
 
-FOLDER = Path(__file__).parent
-README = FOLDER.parent / "README.md"
+README = Path(__file__).parents[1] / "README.md"
+STEP_COST = Path(__file__).with_name("bench_step_cpu.json")
 BEGIN, END = "<!-- measured: python results/readme.py -->\n", "<!-- end of measured -->"
 PLANTED_SPLITS = ["iid", "neutral", "flipped"]
 
 
 def measured() -> str:
-    """The Markdown between the two marks; a file that does not exist yet gives no section."""
-    sections = [
-        (
-            "bench_step_cpu",
-            step_cost,
-            "**Cost of a step** against the same model's plain step (sdpa attention)",
-        ),
-        ("planted", planted, "**Real sentences with a planted shortcut word** (SST-2, agreement 0.9)"),
-        ("shortcut", shortcut, "**The shipped corpus**, four layers, frozen embeddings (notebook 04)"),
-        ("sst2", sst2, "**SST-2, all sentences**, nothing planted"),
-        (
-            "priors",
-            priors,
-            "**Hand-made priors on attention**, shipped corpus without the word (notebook 01)",
-        ),
-        ("attention", attention, "**What attention looks like**, shipped corpus (notebook 05)"),
-        ("attention_sst2", attention_sst2, "**The same on SST-2** with the planted word, 7 epochs"),
+    """The Markdown between the two marks; what is not measured yet gives no section."""
+    step = json.loads(STEP_COST.read_text(encoding="utf-8"))
+    title = "**Cost of a step** against the same model's plain step (sdpa attention)"
+    sections = [f"{title}. {source([step])}\n\n{step_cost(step['rows'])}\n"]
+    for table, title in (
+        (planted, "**Real sentences with a planted shortcut word** (SST-2, agreement 0.9)"),
+        (shortcut, "**The shipped corpus**, four layers, frozen embeddings (notebook 04)"),
+        (sst2, "**SST-2, all sentences**, nothing planted"),
+        (priors, "**Hand-made priors on attention**, shipped corpus without the word (notebook 01)"),
+        (attention, "**What attention looks like**, shipped corpus (notebook 05)"),
+        (attention_sst2, "**The same on SST-2** with the planted word, 7 epochs"),
+    ):
+        if runs := stored_runs(table.__name__):
+            sections.append(f"{title}. {source(runs)}\n\n{table()}\n")
+    return "\n".join(sections)
+
+
+def source(runs: list[dict]) -> str:
+    """How, where and when: the command of each run, without repetition."""
+    how = [f"`{run['command']}`" for run in runs]
+    precision = {True: ", bf16 autocast", False: ", float32", None: ""}
+    where = [
+        f"{run['device']}{precision[run.get('config', {}).get('bf16')]}, torch {run['versions']['torch']}"
+        for run in runs
     ]
-    present = [(name, table, title) for name, table, title in sections if (FOLDER / f"{name}.json").is_file()]
-    return "\n".join(f"{title}. {source(name)}\n\n{table()}\n" for name, table, title in present)
+    when = [run["date"] for run in runs]
+    return ", ".join("; ".join(dict.fromkeys(column)) for column in (how, where, sorted(when))) + "."
 
 
-def source(name: str) -> str:
-    about = json.loads((FOLDER / f"{name}.json").read_text())
-    rows = about["rows"]
-    precision = ""
-    if "config" in rows[0]:
-        precision = ", bf16 autocast" if rows[0]["config"]["bf16"] else ", float32"
-    where = f"{about['device']}{precision}, torch {about['versions']['torch']}"
-    return f"`{about['command']}`, {where}, {about['date']}."
-
-
-def step_cost() -> str:
+def step_cost(rows: list[dict]) -> str:
     table = {
         (row["batch_size"], row["length"], row["kind"]): {
             "seconds": f"{row['seconds']:.2f}",
@@ -56,7 +53,7 @@ def step_cost() -> str:
             "quartiles": f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
             "peak MiB": f"{row['peak_mib']:.0f}",
         }
-        for row in json.loads((FOLDER / "bench_step_cpu.json").read_text())["rows"]
+        for row in rows
     }
     return markdown_table(pd.DataFrame.from_dict(table, orient="index").rename_axis(["B", "L", "step"]))
 
@@ -139,11 +136,9 @@ def attention_sst2() -> str:
 
 
 def main() -> None:
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    temporary = README.with_suffix(".partial")
-    temporary.write_text(f"{text[:start]}\n{measured()}\n{text[end:]}")
-    os.replace(temporary, README)
+    write_text(README, f"{text[:start]}\n{measured()}\n{text[end:]}")
 
 
 if __name__ == "__main__":

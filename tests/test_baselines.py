@@ -74,6 +74,13 @@ def test_a_prior_acts_in_training_alone_and_leaves_no_trace(family, kind):
     assert model.config._attn_implementation == "eager" and not model._forward_pre_hooks
 
 
+def test_a_prior_goes_after_a_failure_too():
+    model = tiny(attention="eager")
+    with pytest.raises(ZeroDivisionError), attention_prior(model, Prior("smoothing", 0.5)):
+        raise ZeroDivisionError
+    assert model.config._attn_implementation == "eager" and not model._forward_pre_hooks
+
+
 def test_no_prior_is_plain_attention():
     model, inputs = tiny(), batch()
     plain = model(**inputs).logits

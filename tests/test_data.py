@@ -8,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from datasets import Dataset, DatasetDict
 from transformers import BertTokenizerFast
 
 from asa_mini.errors import DataFileError, InputError
@@ -110,17 +111,19 @@ def test_planted_sst2(sst2):
 
 def test_limit_is_balanced_seeded_and_leaves_dev_and_test_alone(sst2):
     (sst2 / "train.tsv").write_text("".join(f"sentence {i}\t{int(i < 30)}\n" for i in range(100)))
-    first, again, other = (data.load("sst2", data_dir=sst2, limit=21, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        data.load("sst2", data_dir=sst2, max_train_samples=21, seed=seed) for seed in (0, 0, 1)
+    )
     assert first["train"].to_dict() == again["train"].to_dict() != other["train"].to_dict()
     assert sorted(Counter(first["train"]["label"]).values()) == [10, 11]
-    assert Counter(data.load("sst2", data_dir=sst2, limit=80)["train"]["label"]) == {0: 50, 1: 30}
-    assert data.load("sst2", data_dir=sst2, limit=1000)["train"].num_rows == 100
+    assert Counter(data.load("sst2", data_dir=sst2, max_train_samples=80)["train"]["label"]) == {0: 50, 1: 30}
+    assert data.load("sst2", data_dir=sst2, max_train_samples=1000)["train"].num_rows == 100
     assert first["dev"].num_rows == first["test"].num_rows == 6
 
 
 def test_loading_is_silent_and_leaves_no_files(sst2, capfd):
     before = sorted(sst2.rglob("*"))
-    data.load("sst2", data_dir=sst2, plant=0.9, limit=3)
+    data.load("sst2", data_dir=sst2, plant=0.9, max_train_samples=3)
     assert sorted(sst2.rglob("*")) == before
     assert capfd.readouterr() == ("", "")
 
@@ -128,7 +131,7 @@ def test_loading_is_silent_and_leaves_no_files(sst2, capfd):
 def test_tokenize(sst2, tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nfine\nfilm\ndull")
-    tokens = data.tokenize(data.load("sst2", data_dir=sst2), BertTokenizerFast(str(vocabulary)), max_length=4)
+    tokens = data.tokenize(data.load("sst2", data_dir=sst2), BertTokenizerFast(str(vocabulary)), 4, [1, 0])
     assert tuple(tokens) == ("train", "dev", "test")
     assert tokens["train"].column_names == ["input_ids", "token_type_ids", "attention_mask", "labels"]
     assert tokens["train"][0]["input_ids"] == [2, 5, 6, 3]  # [CLS] a fine [SEP]: cut
@@ -136,7 +139,7 @@ def test_tokenize(sst2, tmp_path):
         "input_ids": [2, 8, 3],  # not padded
         "token_type_ids": [0, 0, 0],
         "attention_mask": [1, 1, 1],
-        "labels": 0,
+        "labels": 1,  # the model calls negative 1
     }
 
 
@@ -159,7 +162,7 @@ def raises_one_line(error, message):
         (b"good\t1\n\t0\n", r"line 2: the text is missing \(or null\)"),
         (b"good\t1\n\ngood\t1\n", "line 2: the text is missing"),
         (b"good\t1\n 3.5 \t0\n", r"line 2: the text is the number ' 3\.5 '"),
-        (b"1\ta good film\n", r"line 1: the text is the number '1'; .*is text the first column\?"),
+        (b"1\ta good film\n", r"line 1: the text is the number '1'; is text the first column\?"),
         (b"text\tlabel\n", "line 1: label 'label' is not an integer"),
     ],
 )
@@ -176,7 +179,7 @@ def test_bad_file(sst2, content, message):
         ("fine film\t1\t0\n", "line 1: the header must be text, label, position"),
         ("text\tlabel\tposition\n", "is empty"),
         ("text\tlabel\tposition\na b\t1\tx\n", "line 2: position 'x' is not an integer"),
-        ("text\tlabel\tposition\na b\t1\t2\n", "line 2: the text has no word at position 2"),
+        ("text\tlabel\tposition\na b\t1\t2\n", "line 2: position 2, but the text has no such word"),
         ("text\tlabel\tposition\na b\t7\t0\n", r"line 2: label 7 is outside 0\.\.1"),
     ],
 )
@@ -193,13 +196,31 @@ def test_bad_shortcut_file(tmp_path, content, message):
         ({"name": "shortcut", "plant": 0.9}, "shortcut corpus comes with planted words; .* planted=False"),
         ({"name": "shortcut", "planted": False, "plant": float("nan")}, "agreement is nan"),
         ({"name": "shortcut", "planted": False, "plant": 2.0}, "agreement is 2.0"),
-        ({"name": "shortcut", "limit": 0}, "limit is 0; .* at least 1"),
-        ({"name": "shortcut", "limit": 1.5}, "limit is 1.5"),
+        ({"name": "shortcut", "max_train_samples": 0}, "max_train_samples is 0; .* at least 1"),
+        ({"name": "shortcut", "max_train_samples": 1.5}, "max_train_samples is 1.5"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with raises_one_line(InputError, message):
         data.load(**arguments)
+
+
+def test_labels_have_names(corpus, sst2):
+    for dataset in (corpus, data.load("sst2", data_dir=sst2, plant=0.9)):
+        assert data.label_names(dataset) == ["negative", "positive"]
+    plain = DatasetDict({"train": Dataset.from_dict({"text": ["a"], "label": [0]})})
+    assert data.label_names(plain) is None
+
+
+def test_the_corpus_is_found_in_a_clone_and_in_an_installed_package(tmp_path, monkeypatch):
+    assert data.shortcut_folder() == FOLDER / "shortcut"
+    monkeypatch.setattr(data.importlib.resources, "files", lambda name: tmp_path / name)
+    (tmp_path / "asa_mini" / "_data" / "shortcut").mkdir(parents=True)
+    assert data.shortcut_folder() == tmp_path / "asa_mini" / "_data" / "shortcut"
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "site-packages" / "asa_mini" / "train" / "data.py"))
+    (tmp_path / "asa_mini" / "_data" / "shortcut").rmdir()
+    with raises_one_line(DataFileError, r"_data/shortcut nor .*/data/shortcut"):
+        data.load("shortcut")
 
 
 def test_missing_file_and_folder(sst2):
@@ -208,7 +229,7 @@ def test_missing_file_and_folder(sst2):
         DataFileError, r"dev\.tsv is missing; the dataset needs it, with the columns text, label"
     ):
         data.load("sst2", data_dir=sst2)
-    with raises_one_line(DataFileError, "there is no folder .*nowhere; .*--data-dir, ASA_DATA_DIR"):
+    with raises_one_line(DataFileError, "there is no folder .*nowhere; .*--data_dir, ASA_DATA_DIR"):
         data.load("sst2", data_dir=sst2 / "nowhere")
 
 
@@ -217,7 +238,7 @@ def test_no_network(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with raises_one_line(
-        DataFileError, "train.jsonl of SetFit/sst2 cannot be fetched .*--data-dir, ASA_DATA_DIR"
+        DataFileError, "train.jsonl of SetFit/sst2 cannot be fetched .*--data_dir, ASA_DATA_DIR"
     ):
         data.load("sst2")
     assert capfd.readouterr() == ("", "")
@@ -226,18 +247,18 @@ def test_no_network(tmp_path, monkeypatch, capfd):
 def hub_file(folder, monkeypatch, lines):
     (folder / "hub.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.delenv("ASA_DATA_DIR", raising=False)
-    monkeypatch.setattr(data, "hub_answers", lambda: True)
+    asked = []
+    monkeypatch.setattr(data, "hub_answers", lambda: asked.append(1) or True)
     monkeypatch.setattr(data, "hf_hub_download", lambda **_: str(folder / "hub.jsonl"))
+    return asked
 
 
 def test_sst2_from_the_hub(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", data.SST2_ON_HUB["revision"])
-    hub_file(
-        tmp_path,
-        monkeypatch,
-        ['{"text": "null", "label": 1, "label_text": "positive"}', '{"text": "b", "label": 0}'],
-    )
+    lines = ['{"text": "null", "label": 1, "label_text": "positive"}', '{"text": "b", "label": 0}']
+    asked = hub_file(tmp_path, monkeypatch, lines)
     assert data.load("sst2")["test"].to_dict() == {"text": ["null", "b"], "label": [1, 0]}
+    assert asked == [1], "the hub is asked once, not for each split"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,24 @@ import pytest
 import tiny_text
 import torch
 from huggingface_hub import constants
-from transformers import BertModel, BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from asa_mini.errors import InputError
+from asa_mini.hf import max_positions
 from asa_mini.train import models
-from asa_mini.train.models import default_model_folder, hub_answers, load_model, max_positions
+from asa_mini.train.models import (
+    align_labels,
+    default_model_folder,
+    hub_answers,
+    load_model,
+    name_labels,
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +106,21 @@ def test_a_head_for_another_number_of_labels_is_refused(tmp_path, folder):
     assert "trained for 3 labels, the data has 2" in refusal(three)
     encoder = tiny_text.save_model(tmp_path, model_class=BertModel)  # an encoder takes any
     assert load_model(encoder, num_labels=5)[0].classifier.out_features == 5
+
+
+def test_labels_are_aligned_by_name_where_both_have_names(caplog):
+    names = ["negative", "positive"]
+    reversed_order = BertConfig(id2label={0: "POSITIVE", 1: "NEGATIVE"})
+    assert align_labels(reversed_order, names) == [1, 0]
+    assert align_labels(reversed_order, None) == [0, 1]
+    unnamed = BertConfig(num_labels=2)
+    assert align_labels(unnamed, names) == [0, 1] and not caplog.records
+    assert align_labels(BertConfig(id2label={0: "spam", 1: "ham"}), names) == [0, 1]
+    assert "the model calls its labels spam, ham, the data negative, positive" in caplog.text
+    name_labels(reversed_order, names)
+    assert reversed_order.id2label[0] == "POSITIVE"
+    name_labels(unnamed, names)
+    assert unnamed.id2label == {0: "negative", 1: "positive"} and unnamed.label2id["positive"] == 1
 
 
 def test_folders_that_hold_no_usable_model(folder, tmp_path):

@@ -28,3 +28,15 @@ def test_an_adversary_that_plays_alone_moves_nothing_but_itself(tmp_path):
         assert torch.equal(p, before[name]) and p.grad is None
     with pytest.raises(InputError, match="at least one text"):
         train_adversary(model, words, [], 0.1)
+
+
+def test_after_a_failure_the_model_is_plain_and_in_its_mode(tmp_path):
+    model, words = load_model(tiny_text.save_model(tmp_path / "model"))
+    model.train().bert.pooler.eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match="text input must be"):
+        train_adversary(model, words, [3], 0.1, max_length=30)
+    assert modes == [module.training for module in model.modules()]
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert model.config._attn_implementation == "sdpa"
+    train_adversary(model, words, ["a fine film"], 0.1, steps=1, max_length=30).unwrap()

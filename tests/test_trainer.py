@@ -5,7 +5,8 @@ from itertools import chain
 import pytest
 import tiny_text
 import torch
-from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments, set_seed
+from tiny import batch, tiny
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from asa_mini import AsaConfig, wrap
 from asa_mini.errors import InputError
@@ -13,7 +14,7 @@ from asa_mini.train.data import tokenize
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig, train
 from asa_mini.train.run_folder import load_adversaries
-from asa_mini.train.trainer import AsaTrainer
+from asa_mini.train.trainer import NEEDED, AsaTrainer
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +26,25 @@ def folder(tmp_path_factory):
 def make(folder, tmp_path):
     """make(seed, ...): an AsaTrainer on the tiny set, 3 steps an epoch."""
 
-    def make(method="asa", model_seed=0, adversary_learning_rate=None, callbacks=(), remove=(), **options):
+    def make(
+        method="asa", model_seed=0, callbacks=(), remove=(), prepare=None, trainer_class=AsaTrainer, **options
+    ):
         set_seed(model_seed)
         model, tokenizer = load_model(folder)
+        if prepare is not None:
+            prepare(model)
         if method == "asa":
             model = wrap(model, AsaConfig(temperature=0.1))
         tokens = tokenize(tiny_text.dataset(), tokenizer, 30).remove_columns(list(remove))
+        trainer_class = options.pop("trainer_class", AsaTrainer)
+        names = ("adversary_learning_rate", "compute_loss_func")
+        given = {name: options.pop(name) for name in names if name in options}
         options = {"learning_rate": 1e-3, "num_train_epochs": 2, "save_strategy": "epoch", **options}
-        return AsaTrainer(
+        options = {"per_device_train_batch_size": 8, **options}
+        return trainer_class(
             model=model,
             args=TrainingArguments(
                 str(tmp_path / "trainer"),
-                per_device_train_batch_size=8,
                 train_sampling_strategy="group_by_length",
                 dataloader_pin_memory=False,
                 report_to="none",
@@ -47,7 +55,7 @@ def make(folder, tmp_path):
             eval_dataset=tokens["dev"],
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
-            adversary_learning_rate=adversary_learning_rate,
+            **given,
             callbacks=list(callbacks),
         )
 
@@ -80,6 +88,17 @@ def test_adversaries_have_their_own_rate_and_the_schedule_scales_it(make):
     assert initial[1e-3] == {id(p) for p in trainer.model.parameters()} - adversary
     for step, rates in enumerate(seen):  # linear decay over 6 steps
         assert sorted(rates) == pytest.approx([1e-3 * (1 - step / 6), 5e-2 * (1 - step / 6)])
+
+
+def test_the_adversaries_have_their_group_whatever_the_optimizer(make):
+    trainer = make(adversary_learning_rate=5e-2, optim="adafactor", weight_decay=0.1)
+    names = {p: name for name, p in trainer.model.named_parameters()}
+    for group in trainer.create_optimizer().param_groups:
+        for p in group["params"]:
+            assert group["lr"] == (5e-2 if "adversaries" in names[p] else 1e-3)
+            assert group["weight_decay"] == (0.1 if "Norm" not in names[p] and p.ndim > 1 else 0.0)
+            del names[p]
+    assert not names and all(p.requires_grad for p in trainer.model.parameters())
 
 
 def test_no_rate_of_their_own_means_the_encoders(make):
@@ -138,7 +157,8 @@ def test_best_restores_the_epoch_with_the_lowest_dev_loss(folder, tmp_path):
                 model.model.classifier.weight.data.add_(torch.tensor([[9.0], [-9.0]]) * len(self.losses))
 
     keep = Keep()
-    config = TrainConfig(epochs=3, batch_size=8, max_length=30, learning_rate=1e-2, select="best")
+    sizes = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "max_seq_length": 30}
+    config = TrainConfig(**sizes, learning_rate=1e-2, load_best_model_at_end=True)
     result = train(
         tiny_text.dataset(),
         config,
@@ -153,6 +173,9 @@ def test_best_restores_the_epoch_with_the_lowest_dev_loss(folder, tmp_path):
     assert result.metrics["results"]["dev"]["loss"] == pytest.approx(keep.losses[best], rel=1e-6)
     again = load_adversaries(load_model(str(tmp_path / "run"))[0], tmp_path / "run")
     assert largest_difference(weights(again), keep.weights[best]) == 0
+    # One run gives both rows of a table: the kept weights' results, and those of the last.
+    assert result.metrics["best_epoch"] == best + 1
+    assert result.metrics["results_last"]["dev"]["loss"] == pytest.approx(keep.losses[2], rel=1e-6)
     last = keep.weights[2]
     assert any(not torch.equal(last[name], keep.weights[best][name]) for name in last if "adversar" in name)
 
@@ -188,3 +211,86 @@ def test_accumulation_does_not_multiply_the_loss(make, method):
     reported = trainer.train().training_loss
     assert [record["step"] for record in trainer.terms] == [1, 1, 1, 2, 2, 2]
     assert reported == pytest.approx(sum(record["loss"] for record in trainer.terms) / 6, rel=1e-5)
+
+
+def class_weights(outputs, labels, num_items_in_batch=None):
+    weight = torch.tensor([0.2, 3.0])
+    total = torch.nn.functional.cross_entropy(outputs.logits, labels, weight, reduction="sum")
+    return total / num_items_in_batch
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    "option", [{"label_smoothing_factor": 0.3}, {"compute_loss_func": class_weights}], ids=lambda o: min(o)
+)
+def test_options_of_the_task_loss_act_as_in_a_plain_trainer(make, option, steps):
+    """The first step's task loss, and the loss on dev, of Trainer with the plain model; without dropout."""
+
+    def prepare(model):
+        for p in model.parameters():
+            p.data.mul_(8 if p.ndim > 1 else 1)  # else all sentences look alike
+        for module in model.modules():
+            module.p = 0.0  # of a Dropout; no other module reads it
+
+    def first_step(method, trainer_class=AsaTrainer, **option):
+        size = {"per_device_train_batch_size": 24 // steps, "gradient_accumulation_steps": steps}  # all rows
+        options = {"max_steps": 1, "logging_steps": 1, "save_strategy": "no", **size, **option}
+        trainer = make(method, prepare=prepare, trainer_class=trainer_class, **options)
+        on_dev = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        return trainer, on_dev, next(row["loss"] for row in trainer.state.log_history if "loss" in row)
+
+    _, plain_dev, expected = first_step("naive", Trainer, **option)
+    ours, our_dev, logged = first_step("asa", **option)
+    _, unused_dev, unused = first_step("naive")
+    parts = 1 if "compute_loss_func" in option else steps  # its value is divided already
+    task, divergence = (sum(r[name] for r in ours.terms) / parts for name in ("task_loss", "divergence"))
+    assert task == pytest.approx(expected, rel=1e-5) and our_dev == pytest.approx(plain_dev, rel=1e-5)
+    assert abs(unused - expected) > 1e-3 and abs(unused_dev - plain_dev) > 1e-4
+    assert logged == pytest.approx(task + divergence, rel=1e-4) and divergence > 0
+
+
+def test_smoothed_labels_of_a_causal_decoder_are_shifted(tmp_path):
+    model, rows = tiny("llama", "CausalLM"), batch(4)
+    rows["labels"] = rows["input_ids"].clone()
+    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.2, report_to="none", use_cpu=True)
+    expected = Trainer(model=model.eval(), args=arguments).compute_loss(model, dict(rows))
+    asa = wrap(model).eval()
+    torch.testing.assert_close(AsaTrainer(model=asa, args=arguments).compute_loss(asa, dict(rows)), expected)
+
+
+@pytest.mark.parametrize("key_bias, layers, step", [(5.0, "0, 1", 5), (5.0, "1", 6), (-5.0, "0, 1", 5)])
+def test_adversaries_that_play_no_game_are_named_once(make, caplog, key_bias, layers, step):
+    """At once if they all are idle, at the end if some are."""
+    trainer = make(logging_steps=5, save_strategy="no", learning_rate=1e-5)
+    for layer in layers.split(", "):
+        adversary = trainer.model.adversaries[layer]
+        adversary.query.bias.data.fill_(5.0)
+        adversary.key.bias.data.fill_(key_bias)
+    trainer.train()
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "asa_mini.train.trainer"]
+    assert f"after {step} steps the adversaries of layers {layers} keep" in message
+    assert ("100.0%" if key_bias > 0 else " 0.0%") in message
+
+
+def test_what_cannot_work_is_refused_at_construction(make, monkeypatch):
+    with pytest.raises(InputError, match="optimizers= and adversary_learning_rate exclude each other"):
+        model = wrap(tiny())
+        optimizers = torch.optim.SGD(model.parameters(), lr=0.1), None
+        AsaTrainer(model=model, optimizers=optimizers, adversary_learning_rate=1e-3)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingArguments, "n_gpu", 2)
+        with pytest.raises(InputError, match=r"2 GPUs .* `torchrun --nproc_per_node 2 -m asa_mini train"):
+            make(method="naive")
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InputError, match="2 processes were started"):
+            make()
+    monkeypatch.delattr(Trainer, "_clip_grad_norm")
+    with pytest.raises(InputError, match=r"needs Trainer\._clip_grad_norm"):
+        make()
+
+
+def test_every_overridden_method_is_checked():
+    overridden = {name for name in vars(AsaTrainer) if hasattr(Trainer, name) and not name.startswith("__")}
+    assert overridden <= set(NEEDED)

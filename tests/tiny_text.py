@@ -1,9 +1,19 @@
 """A tiny text classifier in a folder, and the sentences it can read: what the training tests run on."""
 
-from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, set_seed
+from functools import partial
 
-from asa_mini.train.models import quiet_transformers
+from datasets import Dataset, DatasetDict
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    TrainerCallback,
+    set_seed,
+)
+
+from asa_mini import AsaConfig
+from asa_mini.train.models import load_model, quiet_transformers
+from asa_mini.train.run import TrainConfig, TrainResult, train
 
 GOOD, BAD = ("fine", "bright", "lovely"), ("dull", "poor", "weak")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -38,7 +48,7 @@ def save_model(folder, model_class=BertForSequenceClassification, **options) -> 
     words = tokenizer()
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     set_seed(0)
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=40, **{**size, **options})
+    config = BertConfig(**{"vocab_size": len(words), "max_position_embeddings": 40, **size, **options})
     with quiet_transformers():
         model_class(config).save_pretrained(folder)
     words.save_pretrained(folder)
@@ -52,3 +62,32 @@ def write_files(folder) -> str:
         lines = (f"{row['text']}\t{row['label']}\n" for row in rows)
         (folder / f"{split}.tsv").write_text("".join(lines))
     return str(folder)
+
+
+CONFIG = {
+    "asa": AsaConfig(temperature=0.3),
+    "num_train_epochs": 2.0,
+    "per_device_train_batch_size": 8,
+    "max_seq_length": 30,
+    "learning_rate": 1e-3,
+}
+
+
+def run(folder, method="asa", output=None, data=None, load=None, **options) -> TrainResult:
+    """A training run of 6 steps, with the model of `folder`; `options` of `train` or of TrainConfig."""
+    given = {name: options.pop(name) for name in ("overwrite", "callbacks") if name in options}
+    shown = options.pop("progress", False)
+    config = TrainConfig(method=method, **{**CONFIG, **options})
+    load = load or partial(load_model, folder)
+    return train(data or dataset(), config, load, output, progress=shown, about={"dataset": "tiny"}, **given)
+
+
+class At(TrainerCallback):
+    """Calls `action(model)` at the begin of one step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            self.action(model)

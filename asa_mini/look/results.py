@@ -1,31 +1,58 @@
-"""Reading measured runs (results/*.json) into tables, for the README and the notebooks."""
+"""Reading measured runs, one file each in results/EXPERIMENT/, into tables for README and notebooks."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 
 from asa_mini.errors import DataFileError
 
-FOLDER = Path(__file__).resolve().parents[2] / "results"
+# How tables name the methods, in the order in which they show them.
+NAMES = {
+    "naive": "plain",
+    "rdrop": "R-Drop",
+    "asa": "ASA {asa[temperature]:g}",
+    "random_mask": "random mask {strength:g}",
+    "smoothing": "smoothing {strength:g}",
+}
 
 
 def label(config: dict) -> str:
     """A run's name in tables and figures, without its number of epochs."""
-    names = {"naive": "plain", "rdrop": "R-Drop", "asa": "ASA {temperature:g}"}
-    names |= {"random_mask": "random mask {strength:g}", "smoothing": "smoothing {strength:g}"}
-    return names[config["method"]].format(**config)
+    return NAMES[config["method"]].format(**config)
 
 
-def _read(name: str) -> dict:
-    path = FOLDER / f"{name}.json"
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing; make it with: python results/experiments.py {name}")
-    return json.loads(path.read_text())
+def results_folder() -> Path:
+    """The folder named by ASA_RESULTS_DIR, else `results/` of the clone; DataFileError if there is none."""
+    folder = Path(os.environ.get("ASA_RESULTS_DIR") or Path(__file__).resolve().parents[2] / "results")
+    if not folder.is_dir():
+        advice = "clone asa_mini's repository, and name its folder results in ASA_RESULTS_DIR"
+        raise DataFileError(f"there is no folder {folder} with measured runs; {advice}")
+    return folder
+
+
+def stored_runs(name: str) -> list[dict]:
+    """The runs in results/NAME/ in the order of tables: by seed, epochs and method; [] if there are none."""
+
+    def order(run: dict) -> tuple:
+        c = run["config"]
+        method = list(NAMES).index(c["method"]), c["asa"]["temperature"], c["strength"], c["learning_rate"]
+        return c["seed"], c["num_train_epochs"], *method
+
+    files = (results_folder() / name).glob("*.json")
+    return sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=order)
+
+
+def _read(name: str) -> list[dict]:
+    if runs := stored_runs(name):
+        return runs
+    command = f"python results/experiments.py {name.removesuffix('_unplanted')}"
+    raise DataFileError(f"{results_folder() / name} holds no measured run; make them with: {command}")
 
 
 def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
-    """Every split of every run in results/NAME.json.
+    """Every split of every run of an experiment; DataFileError if there is no such run.
 
     Args:
         name: "shortcut", "shortcut_unplanted", "sst2", "planted" or "priors".
@@ -34,80 +61,46 @@ def read_runs(name: str, weights: str = "last") -> pd.DataFrame:
     Returns:
         One row per run and split: method (see `label`), epochs, seed, learning_rate, split, n, accuracy (%),
         train_rows, seconds_per_step, kept_share (list by layer, or None).
-
-    Raises:
-        DataFileError: there is no such file.
     """
     rows = []
-    for run in _read(name)["rows"]:
+    for run in _read(name):
         config = run["config"]
+        about = {"method": label(config), "epochs": config["num_train_epochs"], "seed": config["seed"]}
+        about |= {"learning_rate": config["learning_rate"], "train_rows": run["rows"]["train"]}
+        about |= {"seconds_per_step": run["seconds_per_step"], "kept_share": run.get("kept_share_last_epoch")}
         for split, scores in (run if weights == "last" else run["best"])["results"].items():
-            rows.append(
-                {
-                    "method": label(config),
-                    "epochs": config["epochs"],
-                    "seed": config["seed"],
-                    "learning_rate": config["learning_rate"],
-                    "split": split,
-                    "n": scores["n"],
-                    "train_rows": run["rows"]["train"],
-                    "accuracy": 100 * scores["accuracy"],
-                    "seconds_per_step": run["seconds_per_step"],
-                    "kept_share": run.get("kept_share_last_epoch"),
-                }
-            )
+            rows.append(about | {"split": split, "n": scores["n"], "accuracy": 100 * scores["accuracy"]})
     return pd.DataFrame(rows)
 
 
 def read_attention(name: str) -> pd.DataFrame:
-    """What attention looked like after every run in results/NAME.json: "attention" or "attention_sst2".
+    """What attention looked like after every run of "attention" or "attention_sst2".
 
     Returns:
-        One row per run and layer: method, seed, layer, and means over the test texts of `analysis.measure`:
-        kept, attention, entropy, auroc, moved.
+        One row per run and layer: method, seed, layer, and the means over the test texts of `measure`.
     """
     frames = []
-    for run in _read(name)["rows"]:
+    for run in _read(name):
         frame = pd.DataFrame(run["attention"]["by_layer"]).rename_axis("layer").reset_index()
         frames.append(frame.assign(method=label(run["config"]), seed=run["config"]["seed"]))
     return pd.concat(frames, ignore_index=True)
 
 
+def _paired(table: pd.DataFrame, base: pd.Series, form: str, mean: str, ahead: str) -> pd.DataFrame:
+    """Columns of `table` minus `base`, seed by seed: the mean, in `form`, and "2 of 3 seeds" ahead."""
+    gain = table.sub(base, axis=0).dropna(axis=1, how="all")
+    seeds = (gain > 0).sum().astype(str) + " of " + gain.count().astype(str) + " seeds"
+    return pd.DataFrame({mean: gain.mean().map(form.format), ahead: seeds})
+
+
 def against_plain(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of `read_attention` against the plain run of the same seed, mean over the layers.
+    """A column of `read_attention`, mean over the layers, against the plain run of the same seed.
 
     Returns:
         Indexed by method: `difference`, mean over the seeds, and `higher`, "2 of 3 seeds".
     """
     by_seed = table.pivot_table(index="seed", columns="method", values=column, sort=False)
-    difference = by_seed.sub(by_seed["plain"], axis=0).drop(columns="plain")
-    rows = {}
-    for method, values in difference.items():
-        values = values.dropna()
-        rows[method] = {
-            "difference": f"{values.mean():+.3f}",
-            "higher": f"{(values > 0).sum()} of {len(values)} seeds",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-
-
-def summarise(runs: pd.DataFrame, splits: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation of the accuracy (%) over the seeds, as text: "54.0 ± 3.1", or one number.
-
-    Returns:
-        One row per method and number of epochs, a column per split, and `seeds`, how many there are.
-    """
-    table = {}
-    groups = runs.groupby(["method", "epochs"], sort=False)
-    for (method, epochs), group in sorted(groups, key=lambda item: item[0][1]):
-        row = {}
-        for split in splits:
-            scores = group[group["split"] == split]["accuracy"]
-            spread = f" ± {scores.std():.1f}" if len(scores) > 1 else ""
-            row[split] = f"{scores.mean():.1f}{spread}"
-        table[method, f"{epochs:g}"] = row | {"seeds": group["seed"].nunique()}
-    frame = pd.DataFrame.from_dict(table, orient="index")
-    return frame.rename_axis(["method", "epochs"])
+    return _paired(by_seed.drop(columns="plain"), by_seed["plain"], "{:+.3f}", "difference", "higher")
 
 
 def gains(runs: pd.DataFrame, split: str, base: tuple[str, float], epochs: float) -> pd.DataFrame:
@@ -122,15 +115,24 @@ def gains(runs: pd.DataFrame, split: str, base: tuple[str, float], epochs: float
     """
     chosen = runs[runs["split"] == split]
     table = chosen.pivot_table(index="seed", columns=["method", "epochs"], values="accuracy", sort=False)
-    rows = {}
-    for method, n in table.columns:
-        gain = (table[method, n] - table[base]).dropna()
-        if n == epochs and (method, n) != base and len(gain):
-            rows[method] = {
-                "points": f"{gain.mean():+.1f}",
-                "ahead": f"{(gain > 0).sum()} of {len(gain)} seeds",
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    compared = table[[run for run in table.columns if run[1] == epochs and run != base]]
+    return _paired(compared, table[base], "{:+.1f}", "points", "ahead").droplevel("epochs")
+
+
+def summarise(runs: pd.DataFrame, splits: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation of the accuracy (%) over the seeds, as text: "54.0 ± 3.1", or one number.
+
+    Returns:
+        One row per method and number of epochs, a column per split, and `seeds`, how many there are.
+    """
+    table = {}
+    groups = runs.groupby(["method", "epochs"], sort=False)
+    for (method, epochs), group in sorted(groups, key=lambda item: item[0][1]):
+        accuracy = group.groupby("split")["accuracy"].agg(["mean", "std"])
+        row = {split: "{:.1f} ± {:.1f}".format(*accuracy.loc[split]) for split in splits}
+        row = {split: text.removesuffix(" ± nan") for split, text in row.items()}  # of a single seed
+        table[method, f"{epochs:g}"] = row | {"seeds": group["seed"].nunique()}
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis(["method", "epochs"])
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

@@ -14,8 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from asa_mini.attention import MASKED_SCORE
 from asa_mini.errors import InputError
 from asa_mini.hf import find_self_attention
-
-PRIORS = ("random_mask", "smoothing")
+from asa_mini.train.config import PRIORS
 
 
 @dataclass(frozen=True)

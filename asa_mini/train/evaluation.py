@@ -1,6 +1,9 @@
 """Accuracy of a text classifier on every split of a dataset, and the checks of what goes into a model."""
 
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -16,9 +19,9 @@ from transformers import (
 )
 
 from asa_mini.errors import InputError
-from asa_mini.train.data import tokenize
-from asa_mini.train.models import max_positions
-from asa_mini.train.trainer import AsaTrainer
+from asa_mini.hf import max_positions
+from asa_mini.train.data import label_names, tokenize
+from asa_mini.train.models import align_labels
 from asa_mini.wrap import check_padding
 
 
@@ -51,8 +54,8 @@ def evaluate(
         raise InputError(f"batch_size must be at least 1, but is {batch_size}")
     check_max_length(model, max_length)
     check_dataset(dataset, model.config.num_labels)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = AsaTrainer(
+    with tempfile.TemporaryDirectory() as scratch, given_back(model):
+        trainer = Trainer(
             model=model,
             args=TrainingArguments(
                 scratch,
@@ -60,14 +63,33 @@ def evaluate(
                 train_sampling_strategy="group_by_length",
                 dataloader_pin_memory=torch.cuda.is_available(),
                 report_to="none",
-                disable_tqdm=not progress,
+                disable_tqdm=not (progress and sys.stderr.isatty()),  # a bar in a file cannot be read
             ),
             processing_class=tokenizer,
             data_collator=CheckedPadding(tokenizer),
             compute_metrics=accuracy,
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length))
+        label_ids = align_labels(model.config, label_names(dataset))
+        return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length, label_ids))
+
+
+@contextmanager
+def given_back(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards `model` has its modes, its use_cache and its own forward, without accelerate's autocast."""
+    modes = {module: module.training for module in model.modules()}
+    forward, cache = vars(model).get("forward"), getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
+        if forward is not None:
+            model.forward = forward
+        if cache is not None:
+            model.config.use_cache = cache
 
 
 def evaluate_splits(trainer: Trainer, tokens: DatasetDict) -> dict:
@@ -96,11 +118,11 @@ def accuracy(prediction) -> dict[str, float]:
 def check_max_length(model: PreTrainedModel, max_length: int) -> None:
     """Raise InputError unless the model has a position for each of `max_length` tokens, at least one."""
     if max_length < 1:
-        raise InputError(f"max_length must be at least 1 token, but is {max_length}")
+        raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
     positions = max_positions(model)
     if positions is not None and max_length > positions:
         raise InputError(
-            f"max_length {max_length} is longer than the model's {positions} positions; lower it"
+            f"max_seq_length {max_length} is longer than the model's {positions} positions; lower it"
         )
 
 
@@ -120,5 +142,7 @@ def check_dataset(dataset: DatasetDict, num_labels: int, needed: tuple[str, ...]
         for row, (text, label) in enumerate(zip(list(rows["text"]), list(rows["label"]), strict=True)):
             if not isinstance(text, str):
                 raise InputError(f"split {split!r}, row {row}: the text is {text!r}, not a string")
+            if isinstance(label, bool):  # an int to Python, but no class to the loss
+                raise InputError(f"split {split!r}, row {row}: label {label} is no number; give 0 and 1")
             if not isinstance(label, int) or not 0 <= label < num_labels:
                 raise InputError(f"split {split!r}, row {row}: label {label!r} is not in 0..{num_labels - 1}")

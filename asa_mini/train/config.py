@@ -1,0 +1,145 @@
+"""TrainConfig: the one home of every option of a training run."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from numbers import Real
+from typing import Literal, get_args
+
+import torch
+import transformers
+
+from asa_mini.errors import InputError
+from asa_mini.wrap import AsaConfig
+
+Prior = Literal["random_mask", "smoothing"]
+Method = Literal["asa", "rdrop", "naive", Prior]
+PRIORS: tuple[str, ...] = get_args(Prior)
+METHODS: tuple[str, ...] = get_args(Method)
+DECIDED = ("output_dir", "disable_tqdm")  # TrainingArguments that follow from `train`'s own arguments
+
+
+@dataclass
+class TrainConfig:
+    """Options of `train`, by the names of `transformers.TrainingArguments` where it has them.
+
+    Args:
+        method: asa; rdrop: two dropout passes and the same divergence, no mask; naive: plain training;
+            random_mask, smoothing: plain training with a prior on attention, see `baselines.Prior`.
+        asa: used by asa and rdrop; rdrop is ASA without a mask, `layers=()`.
+        adversary_learning_rate: the adversaries' own rate (default: `learning_rate`).
+        strength: of the prior, 0 to 1; used by random_mask and smoothing.
+        num_train_epochs: passes over the training set, fractions allowed.
+        learning_rate: peak rate of AdamW (linear warm-up over the first tenth, then linear decay to zero).
+        per_device_train_batch_size: examples per step; an ASA step sees each of them twice.
+        max_seq_length: longest sequence in tokens; longer texts are cut.
+        seed: of the head, the adversaries, the order of the data and dropout.
+        load_best_model_at_end: keep those of the lowest dev loss by epoch (default: the last step's weights).
+        bf16: mixed precision by autocast (default: float32). 1.7 times as fast on a CPU that has bfloat16.
+        training: any other field of `transformers.TrainingArguments`, by its name.
+
+    Raises:
+        InputError: a value cannot be used, or `training` names a field that does not exist.
+    """
+
+    # The reference's GLUE runs: 2e-5, batches of 32, 3 to 6 epochs, at most 128 tokens.
+    method: Method = "asa"
+    asa: AsaConfig = field(default_factory=AsaConfig)
+    adversary_learning_rate: float | None = None  # there, both players have one rate
+    strength: float = 0.1  # the better of the two that notebook 01 compares
+    num_train_epochs: float = 3.0
+    learning_rate: float = 2e-5
+    per_device_train_batch_size: int = 32
+    max_seq_length: int = 128
+    seed: int = 0
+    load_best_model_at_end: bool = False  # dev loss chooses among epochs: part of a comparison, so asked for
+    bf16: bool = False  # float32 is the specification
+    training: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise InputError(f"unknown method {self.method!r}; choose one of {', '.join(METHODS)}")
+        if not isinstance(self.asa, AsaConfig):
+            raise InputError(f"asa must be an AsaConfig, but is {self.asa!r}")
+        counts = "per_device_train_batch_size", "max_seq_length"
+        for name in ("num_train_epochs", "learning_rate", "adversary_learning_rate", *counts):
+            value = getattr(self, name)
+            if value is None and name == "adversary_learning_rate":
+                continue
+            if not _is_number(value) or value <= 0:
+                raise InputError(f"{name} must be a finite number > 0, but is {value!r}")
+        for name in (*counts, "seed"):
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be an integer, but is {getattr(self, name)!r}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to {2**32 - 1}, but is {self.seed}")
+        if not _is_number(self.strength) or not 0 <= self.strength <= 1:
+            raise InputError(f"strength must be a number from 0 to 1, but is {self.strength!r}")
+        self._check_training()
+
+    def _check_training(self) -> None:
+        own = {f.name for f in dataclasses.fields(self)}
+        for name in self.training:
+            if name in own:
+                raise InputError(f"{name} is a field of TrainConfig; set it there, not in `training`")
+            if name in DECIDED:
+                raise InputError(f"{name} cannot be set in `training`: it is an argument of train")
+        if not self.training:
+            return
+        known = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.init}
+        for name in self.training:
+            if name not in known:
+                near = get_close_matches(name, [*own, *known], n=3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise InputError(f"transformers.TrainingArguments has no field {name!r}{hint}")
+
+    def asa_config(self) -> AsaConfig:
+        """What to wrap the model with, under the methods asa and rdrop."""
+        return dataclasses.replace(self.asa, layers=()) if self.method == "rdrop" else self.asa
+
+    def training_arguments(
+        self, folder: str, keep: bool = True, progress: bool = True
+    ) -> transformers.TrainingArguments:
+        """The TrainingArguments of a run that writes its checkpoints to `folder`.
+
+        Args:
+            keep: save after every epoch, so that a run that is stopped leaves something.
+            progress: show bars and log lines.
+
+        Raises:
+            InputError: transformers refuses a value or a combination of them.
+        """
+        cuda = torch.cuda.is_available()
+        defaults = {
+            "warmup_steps": 0.1,  # a share of all steps
+            "weight_decay": 0.01,
+            "per_device_eval_batch_size": 2 * self.per_device_train_batch_size,  # no gradients to hold
+            "train_sampling_strategy": "group_by_length",  # a third less padding to compute
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch" if keep or self.load_best_model_at_end else "no",
+            "save_total_limit": 1,  # the last one, and the best if that is loaded at the end
+            "metric_for_best_model": "eval_loss",  # says more than accuracy on a small dev set
+            "logging_steps": 10,  # runs are short
+            "logging_nan_inf_filter": False,  # a loss that is not finite stops the run instead
+            "remove_unused_columns": False,  # there are none
+            "dataloader_pin_memory": cuda,  # warns without a GPU
+            # Trainer's way to allow bf16 on a CPU, and to join the processes of torchrun there.
+            "use_cpu": not torch.accelerator.is_available() or (self.bf16 and not cuda),
+            "report_to": "none",  # nothing leaves the machine unasked
+        }
+        own = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed", "bf16")
+        own += ("load_best_model_at_end",)
+        given = {name: getattr(self, name) for name in own} | {"disable_tqdm": not progress}
+        try:
+            arguments = transformers.TrainingArguments(folder, **{**defaults, **self.training, **given})
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(f"transformers.TrainingArguments refuses these options: {error}") from error
+        absent = {*arguments.report_to} - {*transformers.integrations.get_available_reporting_integrations()}
+        if absent:
+            raise InputError(f"report_to: {', '.join(sorted(absent))} is unknown or not installed")
+        return arguments
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
