@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import asa_mini
-from asa_classroom.checks.compare import compare, hinted
-from asa_classroom.checks.harness import Ladder, attempt, call, require, same
+from asa_classroom.checks.old_harness import Ladder, attempt, call, compare, hinted, require, same
 from asa_mini.adversary import keep_mask
 from asa_mini.attention import MASKED_SCORE
 

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from asa_classroom.checks.harness import CheckFailed, Unfinished, attempt, call, fail, require
+from asa_classroom.checks.old_harness import CheckFailed, Unfinished, attempt, call, fail, require
 from asa_mini import wrap
 from asa_mini.hf import AsaPass, find_self_attention
 

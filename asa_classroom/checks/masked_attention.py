@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from asa_classroom.checks.encoders import adversary_of, of_case, random_batch
-from asa_classroom.checks.harness import attempt, call, require, same
+from asa_classroom.checks.old_harness import attempt, call, require, same
 from asa_mini import asa_attention
 
 

@@ -17,7 +17,7 @@ from asa_classroom.checks.encoders import (
     state,
     tidy,
 )
-from asa_classroom.checks.harness import CheckFailed, Ladder, call, require, same
+from asa_classroom.checks.old_harness import CheckFailed, Ladder, call, require, same
 from asa_mini import AsaConfig, wrap
 from asa_mini.hf import find_self_attention
 
