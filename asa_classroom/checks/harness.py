@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from asa_classroom.checks.compare import CheckFailed, equal, fail, require, same
+from asa_classroom.checks.compare import CheckFailed, equal, fail, numbers, require, same
 
 __all__ = [
     "CheckFailed",
@@ -57,16 +57,11 @@ def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
     cell), a result of None, and a tensor or array among the arguments that was changed in place.
     """
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, (Tensor, np.ndarray))]
-    before = [
-        x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x.copy()
-        for x in given
-    ]
+    before = [(x, numbers(x).clone(), _requires_grad(x)) for x in given if numbers(x) is not None]
     result = attempt(function, *args, **kwargs)
-    if result is None:
-        fail(f"{_name(function)} returned None: is the `return` missing?")
-    for now, then in zip(given, before, strict=True):
-        kept = now.shape == then.shape and _requires_grad(now) == _requires_grad(then)
-        kept = kept and torch.allclose(torch.as_tensor(now), then, rtol=0, atol=0, equal_nan=True)
+    require(result is not None, f"{_name(function)} returned None: is the `return` missing?")
+    for x, then, required in before:
+        kept = equal(x, then, 0) and _requires_grad(x) == required  # NaN equals NaN
         require(kept, f"{_name(function)} changed its argument in place: work on a new tensor")
     return result
 
