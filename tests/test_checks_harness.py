@@ -5,12 +5,14 @@ import io
 import re
 from contextlib import redirect_stdout
 
+import numpy as np
 import pytest
 import torch
 
 from asa_classroom import checks
 from asa_classroom.checks import CheckFailed, Ladder, Unfinished
-from asa_classroom.checks.harness import attempt, call, require, same
+from asa_classroom.checks.compare import require, same
+from asa_classroom.checks.harness import attempt, call, gradients
 from asa_mini.errors import InputError
 
 
@@ -44,6 +46,7 @@ def test_an_exception_in_a_comprehension_is_told_with_its_function():
     [
         (lambda x: None, "returned None: is the `return` missing"),
         (lambda x: x.add_(1), "changed its argument in place"),
+        (lambda x: x.unsqueeze_(0), "changed its argument in place"),
         (lambda x: torch.ones(2, 3) @ x, r"your code stopped with RuntimeError.*: mat1 and mat2 shapes"),
     ],
 )
@@ -52,8 +55,20 @@ def test_other_accidents(function, message):
         call(function, torch.zeros(2, 3))
 
 
-def test_reading_a_tensor_with_nan_is_no_change():
-    assert call(lambda x: 1, torch.tensor([1.0, torch.nan])) == 1
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1.0])
+def test_a_change_in_place_is_seen_wherever_it_is(value):
+    """One NaN must not hide it, nor a list, a dictionary or NumPy; and reading is no change."""
+    x = torch.tensor([value, 2.0])
+    for given in (x.clone(), [x.clone()], {"x": x.clone()}, x.numpy().copy()):
+        assert call(lambda x: 1, given) == 1
+
+        def change(given):
+            inner = given[0] if isinstance(given, list) else given["x"] if isinstance(given, dict) else given
+            inner[1] = 3
+            return 1
+
+        with pytest.raises(CheckFailed, match="change changed its argument in place"):
+            call(change, given)
 
 
 def test_only_a_bare_not_implemented_error_is_a_stub():
@@ -111,10 +126,15 @@ def test_a_stub_that_triton_compiles_is_a_stub():
 @pytest.mark.parametrize(
     ("got", "expected", "message"),
     [
-        (1.0, torch.tensor(1.0), "x must be a tensor, but is of type float"),
+        (1.0, torch.tensor(1.0), "x must be a tensor, not a float"),
         (torch.zeros(2), torch.zeros(1, 2), "x has the wrong shape"),
         (torch.zeros(2).double(), torch.zeros(2), "the right numbers but the wrong dtype"),
-        (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0]), "x is not right"),
+        (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0]), "x is not right, it has NaN"),
+        (torch.tensor([1.0, 1 + 1e-6]).double(), torch.ones(2).double(), "x is not right"),
+        ([1.0, 2.0], np.array([1.0, 2.0]), "x must be a NumPy array, not a list"),
+        (np.ones(2, np.float32), np.ones(2), "the right numbers but the wrong dtype"),
+        (None, torch.ones(2), "x is missing: is something detached"),
+        (torch.ones(2), None, "x must not be there: something must be detached"),
         (torch.zeros(2, dtype=torch.complex64), torch.zeros(2), "x is not right"),
         ((1, 2), (2, 1), "x is not right"),
         ((1, 2), (1, 2, 3), "x is not right"),
@@ -123,6 +143,7 @@ def test_a_stub_that_triton_compiles_is_a_stub():
         ("a", 1.0, "x is not right"),
         (None, 1.0, "x is not right"),
         ({"a": 1}, [torch.ones(1)], "x is not right"),
+        ({"a": 1}, {"a": 2}, "x is not right"),
     ],
 )
 def test_same_tells_a_difference(got, expected, message):
@@ -139,6 +160,8 @@ def test_same_tells_a_difference(got, expected, message):
         ([torch.ones(2), "a"], (torch.ones(2), "a")),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
         (True, True),
+        (np.ones(2), (1.0, 1.0)),
+        ({"a": torch.ones(1)}, {"a": torch.ones(1)}),
         (None, None),
     ],
 )
@@ -149,7 +172,7 @@ def test_same_accepts(got, expected):
 def test_the_hint_comes_first_then_case_expected_got_and_where():
     right = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     with pytest.raises(CheckFailed) as error:
-        same(-right, right, "x", "two rows", {"never": right, "it is negated": -right, "later": -right})
+        same(-right, right, "x", "two rows", "it is negated")
     assert str(error.value).splitlines() == [
         "it is negated",
         "  case                two rows",
@@ -159,28 +182,101 @@ def test_the_hint_comes_first_then_case_expected_got_and_where():
     ]
 
 
-def test_a_step_names_itself_seeds_and_leaves_the_random_state_alone():
+def ladder_of(**table):
+    """A ladder whose one step doubles a number."""
     ladder = Ladder("ex99")
+
+    @ladder.step(**{"what": "the double", "tried": "some numbers", "cases": [(0.0,), (3.0,)]} | table)
+    def double(x, *, factor=2):
+        return factor * x
+
+    return ladder
+
+
+def test_a_step_names_itself_and_leaves_the_random_state_alone():
     drawn = []
 
-    @ladder.step
-    def first(student):
+    def probe(student):
         drawn.append(torch.rand(1).item())
-        require(call(student, 1) == 1, "not the identity")
-        return "one number"
+        require(student(4) == 8, "wrong for 4")
 
+    check = ladder_of(mistakes={}, probes=[probe]).steps["double"]
     state = torch.get_rng_state()
     printed = io.StringIO()
     with redirect_stdout(printed):
-        ladder.steps["first"](lambda x: x)
-        first(lambda x: x)
+        check(lambda x: 2 * x)
+        check(lambda y: y + y)
     assert drawn[0] == drawn[1]
     assert torch.equal(torch.get_rng_state(), state)
-    assert printed.getvalue() == "Step 1, first: passed (one number).\n" * 2
-    with pytest.raises(CheckFailed, match=r"^Step 1, first: not the identity$"):
-        first(lambda x: 2)
-    with pytest.raises(CheckFailed, match="the check takes your function itself: first, without brackets"):
-        first(3)
+    assert printed.getvalue() == "Step 1, double: passed (some numbers).\n" * 2
+    with pytest.raises(CheckFailed, match=r"^Step 1, double: wrong for 4$"):
+        check(lambda x: 2 * x if x < 4 else x)
+    with pytest.raises(CheckFailed, match="the check takes your function itself: double, without brackets"):
+        check(3)
+
+
+@pytest.mark.parametrize(
+    ("student", "first"),
+    [
+        (lambda x: -2 * x, "the sign is wrong"),  # not "always 0", which is right at 0 only by chance
+        (lambda x: x * 0, "this is always 0"),
+        (lambda x: x**2, "this is the square"),
+        (lambda x: x.double(), "this is not a tensor"),
+        (lambda x: x + 1, "the double is not right"),
+    ],
+)
+def test_the_mistake_that_does_the_same_gives_the_hint(student, first):
+    mistakes = {
+        "one more": lambda x: x + 1 if x else x,  # is right at 0, where the student is wrong
+        "this is always 0": dict(factor=0),
+        "this is the square": lambda x: x * x,
+        "the sign is wrong": dict(factor=-2),
+        "this is not a tensor": lambda x: x.double(),
+    }
+    with pytest.raises(CheckFailed) as error:
+        ladder_of(mistakes=mistakes).steps["double"](student)
+    assert first_line(error) == f"Step 1, double: {first}"
+
+
+def test_of_two_mistakes_the_one_that_is_alike_in_more_is_told():
+    def observe(function, x):
+        return {"first": function(x)[0], "second": function(x)[1]}
+
+    ladder = Ladder("ex99")
+    mistakes = {
+        "a": lambda x: (0, 9),
+        "b": lambda x: (0, 7),
+        "right at 1": lambda x: (0, 7) if x - 1 else (1, 2),
+    }
+
+    @ladder.step(tried="one", cases=[(1,), (2,)], observe=observe, mistakes=mistakes)
+    def pair(x):
+        return 1, 2
+
+    for student, hint in ((lambda x: (0, 7), "b"), (lambda x: (0, 8), "a")):
+        with pytest.raises(CheckFailed, match=rf"^Step 1, pair: {hint}\n  case      *x=1\n"):
+            ladder.steps["pair"](student)
+    with pytest.raises(CheckFailed, match=r"^Step 1, pair: right at 1\n  case      *x=2\n"):
+        ladder.steps["pair"](lambda x: (0, 7) if x == 2 else (1, 2))
+
+
+def test_a_student_cannot_change_the_cases():
+    kept = torch.ones(2)
+    check = ladder_of(cases=[(kept,)], mistakes={}).steps["double"]
+    with pytest.raises(CheckFailed, match="changed its argument in place"):
+        check(lambda x: x.mul_(2))
+    assert torch.equal(kept, torch.ones(2))
+    check(lambda x: 2 * x)
+
+
+def test_gradients_are_compared_by_name():
+    x = torch.ones(2, requires_grad=True)
+    seen = gradients("y", 3 * x, x=x, an_other=torch.ones(1, requires_grad=True))
+    assert list(seen) == ["y", "the gradient of x from y", "the gradient of an other from y"]
+    assert seen["the gradient of an other from y"] is None
+    assert gradients("y", x.detach(), x=x)["the gradient of x from y"] is None
+    weighted = gradients("y", x.clone(), x=x)["the gradient of x from y"]
+    assert torch.equal(seen["the gradient of x from y"], 3 * weighted) and len(set(weighted.tolist())) == 2
 
 
 def test_a_notebook_shows_only_the_message():

@@ -4,9 +4,9 @@
 
     check.scale_gradient(scale_gradient)  # a check has the name of what it takes
 
-They compare with this package's own functions or with arithmetic of their own, never with the solutions.
-`tests/test_checks.py` holds every check to both sides: the solution passes, the stub and at least three
-planted mistakes fail, each with the message meant for it.
+A step is a table, see `harness`: a reference of the check's own, never the solution, cases, and three or four
+mistakes. `tests/test_checks.py` holds it to both sides: the solution passes, the stub and each mistake fail
+with the message meant for it.
 """
 
 import importlib

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container
 import torch
 from torch import Tensor
 
-from asa_classroom.checks.harness import call, require, same
+from asa_classroom.checks.old_harness import call, require, same
 
 NOWHERE = "a gradient of zero gives NaN: such a sequence must stay where it is"
 TINY = "a small gradient gives a short step: add nothing to the norm, or lower its floor"

@@ -4,9 +4,8 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from asa_classroom.checks.compare import hinted
-from asa_classroom.checks.harness import Ladder, call, require, same
 from asa_classroom.checks.intervals import call_interval, check_order, check_place, check_width, ends
+from asa_classroom.checks.old_harness import Ladder, call, hinted, require, same
 from asa_classroom.checks.records import (
     VOCABULARY,
     as_array,

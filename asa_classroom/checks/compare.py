@@ -1,69 +1,125 @@
-"""What several ladders need: comparing values, then gradients, and hints for errors that torch raises."""
+"""Expected and got: whether a student's result is the right one, and in which words it is told if not."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from asa_classroom.checks.harness import CheckFailed, _equal, attempt, fail, require, same
+SHOWN = 12  # numbers of a tensor in a message
+DOUBLE = 1e-7  # tolerance in float64: a forgotten detach changes some gradients by a part in 10000 only
 
 
-def hinted(hints: Mapping[str, str], run: Callable, *args: Any) -> Any:
-    """Return `run(*args)`; where that raises CheckFailed, put a hint in front of its text.
+class CheckFailed(AssertionError):
+    """A student's answer is not right yet; the text is written for the student.
 
-    Args:
-        hints: {part of the text: the first line to show}.
-        run: `call` or `attempt`, with the student's function as its first argument.
+    In a notebook only that text is shown: IPython asks `_render_traceback_` for the lines to print.
+
+    Attributes:
+        cause: "Type: text" of the exception that stopped the student's code, or "".
     """
-    try:
-        return run(*args)
-    except CheckFailed as error:
-        for part, hint in hints.items():
-            if part in str(error):
-                fail(f"{hint}\n  {error}")
-        raise
+
+    def __init__(self, message: str, cause: str = ""):
+        super().__init__(message)
+        self.cause = cause
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()
 
 
-def compare(
-    got: Any,
-    right: Tensor,
-    leaves: Mapping[str, Tensor],
-    what: str,
-    case: str,
-    known: Mapping[str, Tensor],
-    visible: Tensor | float = 1.0,
-) -> None:
-    """Compare a result, then the gradients that it sends to `leaves`; raise CheckFailed with a hint.
+def fail(message: str) -> NoReturn:
+    """Raise CheckFailed."""
+    raise CheckFailed(message)
+
+
+def require(condition: Any, message: str) -> None:
+    """Raise CheckFailed with `message` unless `condition` is true."""
+    if not condition:
+        fail(message)
+
+
+def same(got: Any, expected: Any, what: str, case: str = "", hint: str = "", tolerance: float = 1e-5) -> None:
+    """Raise CheckFailed unless `got` is what was expected; the first line says what is wrong.
 
     Args:
         got: the student's result.
-        right: the expected one, float64 for a tight comparison.
-        leaves: {name: tensor that both were made from}; no gradient may arrive where `right` has none.
-        what: the result's name in a student's terms; messages about a gradient say that it came from there.
+        expected: tensor, array, number, boolean, string, None, or a list, tuple or dictionary of these.
+        what: the quantity's name in a student's terms, such as "the gradient of x".
         case: the input, in words.
-        known: {hint: wrong result} made from `leaves`, so that its gradient is known as well.
-        visible: factor that hides cells whose gradient nobody asked for.
+        hint: the first line, where it is known better than "... is not right".
+        tolerance: absolute, and relative to the expected number; at most 1e-7 in float64. NaN equals NaN.
     """
-    tolerance = 1e-7 if right.dtype == torch.float64 else 1e-2  # 10000 times float32 rounding
-    same(got, right, what, case, known, tolerance)
-    require(got.requires_grad, f"{what} has no gradient: is it detached, or made by a comparison?")
+    right = equal(got, expected, tolerance)
+    kind = type(expected)
+    array = kind in (Tensor, np.ndarray)
+    if right and (not array or (isinstance(got, kind) and got.dtype == expected.dtype)):
+        return
+    rows = {"case": case, "expected": short(expected), "got": short(got)}
+    if array and got is None:
+        told = f"{what} is missing: is something detached, or cut off by a comparison or where()?"
+    elif expected is None and isinstance(got, Tensor):
+        told = f"{what} must not be there: something must be detached"
+    elif array and not isinstance(got, kind):
+        told = (
+            f"{what} must be {'a tensor' if kind is Tensor else 'a NumPy array'}, not a {type(got).__name__}"
+        )
+    elif right:
+        told = f"{what} has the right numbers but the wrong dtype"
+        rows |= {"expected": str(expected.dtype), "got": str(got.dtype)}
+    elif array and got.shape != expected.shape:
+        told = f"{what} has the wrong shape"
+        rows |= {"expected": str(tuple(expected.shape)), "got": str(tuple(got.shape))}
+    else:
+        told = f"{what} is not right"
+        a, b = numbers(got), numbers(expected)
+        if array and expected.ndim and a is not None:
+            if (a.isnan() & ~b.isnan()).any():
+                told += ", it has NaN: an inf, an overflow or 0 / 0 is on the way"
+            difference = (a - b).abs().nan_to_num(torch.inf)
+            index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+            pair = f"expected {b[index]:.4g}, got {a[index]:.4g}"  # the rows above may look alike
+            rows["largest difference"] = f"{difference.max():.3g} at {list(index)}: {pair}"
+    width = max(map(len, rows))
+    fail("\n".join([hint or told, *[f"  {name:{width}}  {text}" for name, text in rows.items() if text]]))
 
-    def gradients(y: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        y, asked = (y * weight).sum(), [*leaves.values()]
-        return attempt(torch.autograd.grad, y, asked, retain_graph=True, allow_unused=True)
 
-    probe = torch.randn_like(right) * visible
-    invisible = [(h, y) for h, y in known.items() if y.requires_grad and _equal(y, right, tolerance)]
-    wrong = {hint: gradients(y, probe) for hint, y in invisible}  # mistakes that the values do not show
-    wrong["the arriving gradient is not used: multiply by it"] = gradients(right, torch.ones_like(right))
-    rows = zip(leaves, gradients(got, probe), gradients(right, probe), strict=True)
-    for n, (name, mine, true) in enumerate(rows):
-        way = f"{name} from {what}"
-        if true is None:
-            require(mine is None, f"a gradient reaches {way}: it must be detached")
-            continue
-        require(mine is not None, f"no gradient reaches {way}: a detach or where() cuts it off")
-        require(not mine.isnan().any(), f"the gradient of {way} is NaN: -inf or an overflow is on the way")
-        hints = {hint: grads[n] for hint, grads in wrong.items() if grads[n] is not None}
-        same(mine, true, f"the gradient of {way}", f"{case}; gradient of {way}", hints, tolerance)
+def equal(got: Any, expected: Any, tolerance: float) -> bool:
+    """Whether both are the same but for rounding and dtype; False, too, for what cannot be compared."""
+    if isinstance(expected, dict):
+        fits = isinstance(got, dict) and got.keys() == expected.keys()
+        return fits and all(equal(got[key], expected[key], tolerance) for key in expected)
+    if isinstance(expected, (list, tuple)):
+        if isinstance(got, (Tensor, np.ndarray)) and got.ndim:  # a pair may come as an array, too
+            got = list(got)
+        fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
+        return fits and all(equal(g, e, tolerance) for g, e in zip(got, expected, strict=True))
+    if expected is None or isinstance(expected, (str, bool)):
+        return type(got) is type(expected) and got == expected
+    a, b = numbers(got), numbers(expected)
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    if getattr(expected, "dtype", None) in (torch.float64, np.dtype("float64")):
+        tolerance = min(tolerance, DOUBLE)
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def numbers(value: Any) -> Tensor | None:
+    """`value` as a float64 tensor, or None if it is no real number: a negative number ** 0.5 is none."""
+    try:
+        dtype = None if isinstance(value, (Tensor, np.ndarray)) else torch.float64
+        tensor = torch.as_tensor(value, dtype=dtype).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if tensor.is_complex() else tensor.double()
+
+
+def short(value: Any) -> str:
+    """`value` in a message: its first numbers and its shape, or its first 200 characters."""
+    if not isinstance(value, Tensor):
+        text = repr(value)
+        return text if len(text) <= 200 else text[:200] + " ..."
+    flat = value.detach().flatten()
+    digits = ".4g" if flat.is_floating_point() or flat.is_complex() else "d"
+    shown = ", ".join(f"{number:{digits}}" for number in flat[:SHOWN].tolist())
+    rest = f", ... ({flat.numel()} numbers)" if flat.numel() > SHOWN else ""
+    return f"[{shown}{rest}] of shape {tuple(value.shape)}"

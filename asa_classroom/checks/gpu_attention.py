@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asa_classroom.checks.harness import Ladder, call, require, same
 from asa_classroom.checks.launch import (
     UNWRITTEN,
     InBlocks,
@@ -23,6 +22,7 @@ from asa_classroom.checks.launch import (
     words_of,
     written,
 )
+from asa_classroom.checks.old_harness import Ladder, call, require, same
 from asa_mini.adversary import keep_mask
 
 __all__ = ["ladder", "require_triton"]

@@ -1,235 +1,165 @@
 """Checks of `ex02_gradient_reversal`: two players, one backward pass."""
 
-import functools
-
 import numpy as np
 import torch
 
-from asa_classroom.checks.compare import hinted
-from asa_classroom.checks.harness import Ladder, attempt, call, require, same
+from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients, require
+from asa_mini.gradient_reversal import reverse_gradient
 
 ladder = Ladder("ex02_gradient_reversal")
-SHAPES = ((3,), (2, 3), (), (2, 0, 4))  # a vector, a matrix, one number, nothing at all
+DOUBLE = torch.float64
+SCALES = (0.3, 1.0, 0.0)  # the first tells most mistakes apart
+SHAPES = [(shape, scale) for scale in SCALES for shape in ((3,), (2, 3), (), (2, 0, 4))]
 
 
-def _numbers(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+@ladder.step(
+    what="the pair of slopes",
+    tried="three points, one of them without curvature",
+    cases=[(1.5, 0.8, 0.4), (-2.0, 3.0, 0.7), (1.0, -1.0, 0.0)],
+    mistakes={
+        "the two slopes are in the wrong order: the model's, by theta, comes first": dict(first=1),
+        "the second slope has the wrong sign: return df/deta itself": dict(sign=-1),
+        "the second slope lost a minus: eta's own term in f is -c/2 eta^2": dict(own=-1),
+        "the 1/2 is still there: the derivative of c/2 x^2 is c x": dict(half=0.5),
+    },
+)
+def slopes(theta, eta, c, *, first=0, sign=1, own=1, half=1):
+    pair = eta + half * c * theta, sign * (theta - own * half * c * eta)
+    return pair[first], pair[1 - first]
 
 
-def _pair(got):
-    """A pair may come as an array or a tensor, too."""
-    return got.tolist() if isinstance(got, (np.ndarray, torch.Tensor)) else got
+@ladder.step(
+    what="the pair of new places",
+    tried="three points, the saddle itself among them",
+    cases=[(1.5, 0.8, 0.2, 0.4), (-1.0, 2.0, 0.5, 0.0), (0.0, 0.0, 0.1, 1.0)],
+    mistakes={
+        "both players walk downhill: the adversary must climb": dict(up=-1),
+        "the players go the wrong way: the model descends, the adversary climbs": dict(up=-1, down=-1),
+        "the adversary saw the model's new place: compute both slopes first": dict(late=True),
+        "the learning rate is not used": lambda theta, eta, lr, c: (
+            theta - eta - c * theta,
+            eta + theta - c * eta,
+        ),
+    },
+)
+def simultaneous_step(theta, eta, lr, c, *, down=1, up=1, late=False, rate=None):
+    lr = rate or lr
+    moved = theta - down * lr * (eta + c * theta)
+    return moved, eta + up * lr * ((moved if late else theta) - c * eta)
 
 
-@ladder.step
-def slopes(student):
-    for theta, eta, c in ((1.5, 0.8, 0.4), (-2.0, 3.0, 0.7), (1.0, -1.0, 0.0)):
-        down, up = eta + c * theta, theta - c * eta
-        known = {
-            "the two slopes are in the wrong order: the model's, by theta, comes first": (up, down),
-            "the second slope has the wrong sign: return df/deta itself": (down, -up),
-            "the second slope lost a minus: eta's own term in f is -c/2 eta^2": (down, theta + c * eta),
-            "the 1/2 is still there: the derivative of c/2 x^2 is c x": (
-                eta + c / 2 * theta,
-                theta - c / 2 * eta,
-            ),
-            "the product theta*eta is missing: its slopes are eta and theta": (c * theta, -c * eta),
-        }
-        got = _pair(call(student, theta, eta, c))
-        same(got, (down, up), "the pair of slopes", f"{theta=}, {eta=}, {c=}", known)
-    return "three points, one of them without curvature"
+def reversal(forward=lambda x, scale: x.view_as(x), backward=lambda grad, x, scale: (-scale * grad, None)):
+    return function_class("Reversal", forward, backward)
 
 
-@ladder.step
-def simultaneous_step(student):
-    for theta, eta, lr, c in ((1.5, 0.8, 0.2, 0.4), (-1.0, 2.0, 0.5, 0.0), (0.0, 0.0, 0.1, 1.0)):
-        down, up = eta + c * theta, theta - c * eta
-        moved = theta - lr * down
-        known = {
-            "both players walk downhill: the adversary must climb": (moved, eta - lr * up),
-            "the players go the wrong way: the model descends, the adversary climbs": (
-                theta + lr * down,
-                eta - lr * up,
-            ),
-            "both players climb: the model must descend": (theta + lr * down, eta + lr * up),
-            "the adversary saw the model's new place: compute both slopes first": (
-                moved,
-                eta + lr * (moved - c * eta),
-            ),
-            "the learning rate is not used": (theta - down, eta + up),
-        }
-        got = _pair(call(student, theta, eta, lr, c))
-        same(got, (moved, eta + lr * up), "the pair of new places", f"{theta=}, {eta=}, {lr=}, {c=}", known)
-    return "three points, the saddle itself among them"
+def observe_class(student, shape, scale):
+    return observe_reversal(apply_of(student), shape, scale)
 
 
-@ladder.step
-def Reversal(student):
-    require(
-        isinstance(student, type) and issubclass(student, torch.autograd.Function),
-        "Reversal must be a class that inherits from torch.autograd.Function",
-    )
-    unused = "the arriving gradient is not used: multiply by it"
-    two = "backward must return two values: the gradient of x, and None for scale"
-    hints = {"incorrect number of gradients": two, "gradient different than None": two}  # errors of torch
-    hints["expected Variable or None"] = unused
-    for scale in (0.3, 1.0, 0.0):  # 0.3 first: there no two mistakes look alike
-        for shape in SHAPES:
-            x, case = _numbers(*shape), f"x of shape {shape}, scale {scale}"
-            y = call(student.apply, x, scale)
-            known = {
-                "forward changed the numbers: it must return x as it is": -scale * x,
-                "forward changed the sign: only backward negates": -x,
-            }
-            same(y, x, "forward", case, known)
-            require(y.requires_grad, "the result has no gradient: return x itself, not x.detach()")
-            weight = torch.randn(shape, dtype=torch.float64)
-            hinted(hints, attempt, (y * weight).sum().backward)
-            require(x.grad is not None, "no gradient arrives at x: backward must return it first")
-            known = {
-                "the gradient has the right size but the wrong sign: did you negate it in backward?": scale
-                * weight,
-                "the gradient is negated but not scaled: keep `scale` in ctx": -weight,
-                "the gradient passes unchanged: multiply it by -scale in backward": weight,
-                unused: -scale * torch.ones_like(x),
-            }
-            same(x.grad, -scale * weight, "the gradient of x", case, known)
-            x.grad, in_place = None, "backward changed the arriving gradient in place: return a new tensor"
-            attempt(((student.apply(x, scale) + x) * weight).sum().backward)
-            known = {in_place: -2 * scale * weight}
-            same(x.grad, (1 - scale) * weight, "the gradient of x", f"R(x) + x, {case}", known)
-    return "four shapes, an empty one among them; scales 0.3, 1, 0"
+def observe_reversal(function, shape, scale):
+    x = torch.randn(shape, dtype=DOUBLE, requires_grad=True)
+    return gradients("the value", call(function, x, scale), x=x)
 
 
-@ladder.step
-def reverse_by_detach(student):
-    for scale in (2.5, 1.0, 0.0):
-        for shape in SHAPES:
-            x, case = _numbers(*shape), f"x of shape {shape}, scale {scale}"
-            y = call(student, x, scale)
-            require(isinstance(y, torch.Tensor), f"the result must be a tensor, not a {type(y).__name__}")
-            require(y.shape == x.shape, f"x has the shape {shape}, the result {tuple(y.shape)}")
-            require(y.requires_grad, "the result has no gradient: one part must stay attached to x")
-            weight = torch.randn(shape, dtype=torch.float64)
-            attempt((y * weight).sum().backward)
-            known = {
-                "the gradient has the wrong sign: the attached part must be -scale * x": scale * weight,
-                "the wrong part is detached: the gradient must come from -scale * x": (1 + scale) * weight,
-                "the gradient is negated but not scaled: the attached part must be -scale * x": -weight,
-                "the gradient passes unchanged: the attached part must be -scale * x": weight,
-                "x is still attached: nothing but -scale * x may be": (1 - scale) * weight,
-            }
-            same(x.grad, -scale * weight, "the gradient of x", case, known)
-            known = {  # the gradient is right by now
-                "the value is that of -scale * x: add what is missing to x again, detached": -scale * x,
-                "gradient right, value not: what must the detached part add to -scale * x?": (1 - scale) * x,
-                "the detached part has the right size but the wrong sign": -(1 + 2 * scale) * x,
-                "the two parts cancel: the value must be x": 0 * x,
-                "right for scale 1 only: what must the detached part be for any `scale`?": (2 - scale) * x,
-            }
-            same(y, x, "the value", case, known)
-    return "four shapes, an empty one among them; scales 2.5, 1, 0"
+Reversal = ladder.step(
+    tried="four shapes, an empty one among them; scales 0.3, 1, 0",
+    cases=SHAPES,
+    observe=observe_class,
+    mistakes={
+        "forward changed the numbers: it must return x as it is": reversal(
+            forward=lambda x, scale: -scale * x
+        ),
+        "the gradient has the wrong sign: did you negate it in backward?": reversal(
+            backward=lambda grad, x, scale: (scale * grad, None)
+        ),
+        "the gradient is negated but not scaled: keep `scale` in ctx": reversal(
+            backward=lambda grad, x, scale: (-grad, None)
+        ),
+        "backward must return two values: the gradient of x, and None for scale": reversal(
+            backward=lambda grad, x, scale: -scale * grad
+        ),
+    },
+)(reversal())
 
 
-@ladder.step
-def players_loss(student):
-    def f(theta, eta):
-        return theta * eta + 0.3 * theta**2 - 0.1 * eta**2
-
-    for a, b, scale in ((1.5, 0.8, 1.0), (-2.0, 0.5, 0.25), (0.0, 1.0, 1.0)):
-        theta, eta = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (a, b))
-        case = f"theta={a}, eta={b}, {scale=}"
-
-        @functools.wraps(student)
-        def watched(f, theta, eta, scale):
-            loss = student(f, theta, eta, scale)
-            ran = theta.grad is not None or eta.grad is not None
-            require(not ran, "players_loss has already run backward(): return the loss, the caller runs it")
-            return loss
-
-        loss = call(watched, f, theta, eta, scale)
-        known = {"the loss itself is negated: leave it alone": -f(theta, eta)}
-        same(loss, f(theta, eta), "the loss", case, known)
-        attempt(loss.backward)
-        require(
-            theta.grad is not None and eta.grad is not None,
-            "a player gets no gradient: f needs both, attached",
-        )
-        down, up = b + 0.6 * a, a - 0.2 * b
-        number = torch.tensor
-        known = {
-            "nobody is reversed: put eta through reverse_gradient before f sees it": number([down, up]),
-            "the wrong player is reversed: the adversary is eta": number([-scale * down, up]),
-            "both players are reversed: only eta goes through the layer": number(
-                [-scale * down, -scale * up]
-            ),
-            "the scale does not reach the layer: pass it on to reverse_gradient": number([down, -up]),
-        }
-        got = torch.stack([theta.grad, eta.grad])
-        same(got, number([down, -scale * up], dtype=torch.float64), "(theta's gradient, eta's)", case, known)
-    return "three points, two scales"
+@ladder.step(
+    tried="four shapes, an empty one among them; scales 0.3, 1, 0",
+    cases=SHAPES,
+    observe=observe_reversal,
+    mistakes={
+        "the value is that of -scale * x: add what is missing to x again, detached": lambda x, s: -s * x,
+        "right for scale 1 only: what must the detached part be?": lambda x, s: 2 * x.detach() - s * x,
+        "the wrong part is detached: keep -scale * x": lambda x, s: (1 + s) * x - s * x.detach(),
+        "the gradient passes unchanged: the attached part must be -scale * x": lambda x, s: 1 * x,
+    },
+)
+def reverse_by_detach(x, scale):
+    return (1 + scale) * x.detach() - scale * x
 
 
-@ladder.step
-def largest_rate(student):
-    for c in (0.4, 3.0, 1.0, 0.0):
-        right = 2 * c / (1 + c**2)
-        known = {
-            "the rotation is missing: the modulus has lr^2, too": 2 / c if c else right,
-            "the square of 1 - lr c has a third term: lr^2 c^2": 2 * c,
-            "this rate closes in fastest: the limit is where the modulus is 1": c / (1 + c**2),
-            "the fraction is upside down: without curvature the limit must be 0": (
-                (1 + c**2) / (2 * c) if c else right
-            ),
-            "the square of lr c is lr^2 c^2: c is squared, too": 2 * c / (1 + c),
-        }
-        same(call(student, c), right, "the largest rate", f"{c=}", known)
-    return "four curvatures, c = 0 among them"
+def observe_players(student, theta, eta, scale):
+    theta, eta = (torch.tensor(x, dtype=DOUBLE, requires_grad=True) for x in (theta, eta))
+    loss = call(student, lambda theta, eta: theta * eta + 0.3 * theta**2 - 0.1 * eta**2, theta, eta, scale)
+    unused = theta.grad is None and eta.grad is None
+    require(unused, "players_loss has already run backward(): return the loss, the caller runs it")
+    return gradients("the loss", loss, theta=theta, eta=eta)
 
 
-@ladder.step
-def play(student):
-    def game(theta, eta):
-        return theta * eta + 0.2 * theta**2 - 0.2 * eta**2
+@ladder.step(
+    tried="three points, two scales",
+    cases=[(1.5, 0.8, 0.25), (-2.0, 0.5, 1.0), (0.0, 1.0, 1.0)],
+    observe=observe_players,
+    mistakes={
+        "nobody is reversed: eta goes through reverse_gradient before f sees it": lambda f, t, e, s: f(t, e),
+        "the wrong player is reversed: the adversary is eta": lambda f, t, e, s: f(reverse_gradient(t, s), e),
+        "both players are reversed: only eta is to be": lambda f, t, e, s: reverse_gradient(f(t, e), s),
+        "the scale does not reach reverse_gradient": lambda f, t, e, s: f(t, reverse_gradient(e)),
+    },
+)
+def players_loss(f, theta, eta, scale):
+    return f(theta, reverse_gradient(eta, scale))
 
-    def walk(start, steps, theta_row, eta_row):
-        move = np.eye(2) + np.array([theta_row, eta_row])
-        return np.stack([np.linalg.matrix_power(move, t) @ np.array(start) for t in range(steps + 1)])
 
-    down = np.array([-0.4 * 0.3, -0.3])  # theta's move from (theta, eta): -lr * (slope by theta)
-    for start, steps, scale in (((1.5, 0.8), 5, 0.5), ((-1.0, 0.0), 1, 1.0), ((2.0, 1.0), 0, 1.0)):
-        up = scale * np.array([0.3, -0.4 * 0.3])
-        expected = walk(start, steps, down, up)
-        piled, place, total = [np.array(start)], np.array(start), np.zeros(2)
-        for _ in range(steps):
-            total = total + np.array([down, up]) @ place
-            place = place + total
-            piled.append(place)
-        known = {
-            "the reversal is forgotten: both players walk downhill": walk(start, steps, down, -up / scale),
-            "`scale` is not used: pass it on to players_loss": walk(start, steps, down, up / scale),
-            "the adversary saw the model's new place: one backward pass serves both": walk(
-                start, steps, down, up + up[0] * down
-            ),
-            "gradients of earlier steps pile up: call optimizer.zero_grad() in every step": np.stack(piled),
-            "the start is missing: the walk has steps + 1 places": expected[1:],
-            "the last place is missing: the walk has steps + 1 places": expected[:-1],
-            "nobody moves: is step() missing, or zero_grad() between backward() and step()?": (
-                np.stack([start] * (steps + 1))
-            ),
-            "eta never moves: the optimiser must own both": walk(start, steps, down, 0 * up),
-            "`lr` is not used: SGD([theta, eta], lr=lr)": (  # SGD's own is 1e-3
-                walk(start, steps, down / 0.3 * 1e-3, up / 0.3 * 1e-3)
-            ),
-            "store the place after the step: the start is there twice": np.stack([start, *expected[:-1]]),
-            "the walk ends after one step: is the `return` inside the loop?": expected[:2],
-            "all places are the last one: store numbers, .item()": np.stack([expected[-1]] * (steps + 1)),
-        }
-        arguments = (game, start, 0.3, steps) if scale == 1 else (game, start, 0.3, steps, scale)
-        got = call(student, *arguments)
-        case = f"start {start}, lr 0.3, {steps} steps, scale {scale}"
-        require(isinstance(got, np.ndarray), f"the walk must be a NumPy array, not a {type(got).__name__}")
-        same(torch.as_tensor(got), torch.as_tensor(expected), "the walk", case, known)
-        precise = np.allclose(got, expected, rtol=0, atol=1e-9)
-        require(precise, f"the walk has only float32 digits: dtype=torch.float64\n  case  {case}")
-    return "walks of 5, 1 and 0 steps, two scales"
+@ladder.step(
+    what="the largest rate",
+    tried="four curvatures, c = 0 among them",
+    cases=[(0.4,), (3.0,), (1.0,), (0.0,)],
+    mistakes={
+        "the rotation is missing: the modulus has lr^2, too": lambda c: 2 / c,
+        "the square of 1 - lr c has a third term: lr^2 c^2": lambda c: 2 * c,
+        "this rate closes in fastest: the limit is where the modulus is 1": lambda c: c / (1 + c**2),
+        "without curvature the limit is 0: do not divide by c": lambda c: 2 / (c + 1 / c),
+    },
+)
+def largest_rate(c):
+    return 2 * c / (1 + c**2)
+
+
+def game(theta, eta):
+    return theta * eta + 0.2 * theta**2 - 0.2 * eta**2
+
+
+@ladder.step(
+    what="the walk",
+    tried="walks of 5, 1 and 0 steps, two scales",
+    cases=[(game, (1.5, 0.8), 0.3, 5, 0.5), (game, (-1.0, 0.0), 0.3, 1), (game, (2.0, 1.0), 0.3, 0)],
+    tolerance=1e-9,
+    mistakes={
+        "the reversal is forgotten: both players walk downhill": dict(layer=lambda eta, scale: eta),
+        "gradients of earlier steps pile up: call optimizer.zero_grad() in every step": dict(clear=1),
+        "nobody moves: is step() missing, or zero_grad() between backward() and step()?": dict(moves=0),
+        "the walk has only float32 digits: dtype=torch.float64": dict(digits=torch.float32),
+    },
+)
+def play(game, start, lr, steps, scale=1.0, *, layer=reverse_gradient, clear=99, moves=1, dtype=DOUBLE):
+    theta, eta = (torch.tensor(x, dtype=dtype, requires_grad=True) for x in start)
+    optimizer = torch.optim.SGD([theta, eta], lr=lr)
+    walk = [(theta.item(), eta.item())]
+    for number in range(steps):
+        if number < clear:
+            optimizer.zero_grad()
+        game(theta, layer(eta, scale)).backward()
+        for _ in range(moves):
+            optimizer.step()
+        walk.append((theta.item(), eta.item()))
+    return np.array(walk)

@@ -1,100 +1,55 @@
-"""What every check is made of: a ladder of steps, safe calls of a student's code, comparisons that diagnose.
+"""What every check is made of: a ladder of steps, each a table of cases and mistakes around a reference.
 
-A check is a function of the same name as what the student writes. It tries the student's code on several
-inputs, a corner case among them, and raises `CheckFailed` whose first line says in a student's terms what is
-wrong; expected and got come after it.
+    @ladder.step(
+        what="the pair of slopes",
+        tried="two points",
+        cases=[(1.5, 0.8, 0.4), (-2.0, 3.0, 0.7)],
+        mistakes={
+            "the 1/2 is still there": lambda theta, eta, c: (eta + c / 2 * theta, theta - c / 2 * eta),
+            "the second slope has the wrong sign": dict(sign=-1),
+        },
+    )
+    def slopes(theta, eta, c, *, sign=1):
+        return eta + c * theta, sign * (theta - c * eta)
+
+`slopes` is then the check, and `slopes(student)` passes or raises CheckFailed. The decorated function is the
+reference. A mistake is a wrong implementation, named by the hint for a student whose code does the same.
 """
 
 import ast
-import functools
+import copy
+import inspect
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-SEED = 0
-SHOWN = 12  # numbers of a tensor in a message
-
-
-class CheckFailed(AssertionError):
-    """A student's answer is not right yet; the text is written for the student.
-
-    In a notebook only that text is shown: IPython asks `_render_traceback_` for the lines to print.
-    """
-
-    def _render_traceback_(self) -> list[str]:
-        return str(self).splitlines()
+from asa_classroom.checks.compare import CheckFailed, equal, numbers, require, same
 
 
 class Unfinished(CheckFailed):
     """The stub, or a part of it, is still there."""
 
 
-class Ladder:
-    """The steps of one exercise notebook, in order.
-
-    Args:
-        notebook: stem of the file in `notebooks/exercises`.
-    """
-
-    def __init__(self, notebook: str):
-        self.notebook = notebook
-        self.steps: dict[str, Callable[[Any], None]] = {}
-
-    def step(self, check: Callable[[Any], str]) -> Callable[[Any], None]:
-        """Decorator of a check: `check(student)` returns a few words about what was tried, or raises.
-
-        The decorated check seeds torch, leaves the global random state as it was, prints one line when the
-        student's code passes, and otherwise raises CheckFailed.
-        """
-        name = check.__name__
-        number = len(self.steps) + 1
-
-        @functools.wraps(check)
-        def run(student: Any) -> None:
-            try:
-                if not callable(student):
-                    fail(f"the check takes your function itself: {name}, without brackets")
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(SEED)
-                    tried = check(student)
-            except Unfinished as error:
-                raise Unfinished(f"Step {number}, {name}: not finished yet. {error}") from None
-            except CheckFailed as error:
-                raise CheckFailed(f"Step {number}, {name}: {error}") from None
-            print(f"Step {number}, {name}: passed ({tried}).")
-
-        self.steps[name] = run
-        return run
-
-
-def fail(message: str) -> NoReturn:
-    """Raise CheckFailed."""
-    raise CheckFailed(message)
-
-
-def require(condition: Any, message: str) -> None:
-    """Raise CheckFailed with `message` unless `condition` is true."""
-    if not condition:
-        fail(message)
-
-
 def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Return `function(*args, **kwargs)`, the student's code, and turn what can go wrong into a CheckFailed.
 
     That is: a stub that is still there (Unfinished), any other exception (told with the line of the student's
-    cell), a result of None, and a tensor among the arguments that was changed in place.
+    cell), a result of None, and a tensor or array among the arguments that was changed in place.
     """
-    before = [(x, x.detach().clone()) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, (Tensor, np.ndarray))]
+    before = [(x, numbers(x).clone(), _requires_grad(x)) for x in given if numbers(x) is not None]
     result = attempt(function, *args, **kwargs)
-    if result is None:
-        fail(f"{_name(function)} returned None: is the `return` missing?")
-    for x, copy in before:
-        if not torch.equal(x.detach(), copy) and not (x.isnan() & copy.isnan()).any():
-            fail(f"{_name(function)} changed its argument in place: work on a new tensor")
+    require(result is not None, f"{_name(function)} returned None: is the `return` missing?")
+    for x, then, required in before:
+        kept = equal(x, then, 0) and _requires_grad(x) == required  # NaN equals NaN
+        require(kept, f"{_name(function)} changed its argument in place: work on a new tensor")
     return result
 
 
@@ -107,10 +62,191 @@ def attempt(function: Callable, *args: Any, **kwargs: Any) -> Any:
         if isinstance(error, CheckFailed):
             raise error from None
         if not isinstance(error, NotImplementedError) or str(error):  # torch raises this, too, with a text
-            fail(_stopped(error))
+            raise CheckFailed(_stopped(error), f"{type(error).__name__}: {error}") from None
         place = _where(error) or "the cell above"
         text = f"Complete {place}, take its `raise` out, run its cell, then run this check again."
         raise Unfinished(text) from None
+
+
+def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
+    """Return what is to be seen: the result, and the gradient that it sends to each leaf, or None.
+
+    Args:
+        what: the result's name in a student's terms.
+        result: the student's, a tensor; weighted at random before it is differentiated.
+        leaves: tensors that require gradients, by name; `_` in a name is shown as a blank.
+    """
+    found = [None] * len(leaves)
+    if leaves and _requires_grad(result):
+        generator = torch.Generator().manual_seed(0)  # not the global one, which the student may have used
+        weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype)
+        options = {"retain_graph": True, "allow_unused": True}
+        found = attempt(torch.autograd.grad, result, [*leaves.values()], given := weight.clone(), **options)
+        require(torch.equal(given, weight), "backward changed the arriving gradient in place")
+    names = [f"the gradient of {name.replace('_', ' ')} from {what}" for name in leaves]
+    return {what: result} | dict(zip(names, found, strict=True))
+
+
+def function_class(name: str, forward: Callable, backward: Callable) -> type:
+    """Return a torch.autograd.Function made of forward(*args) and backward(gradient, *args)."""
+
+    def run(ctx: Any, *args: Any) -> Any:
+        ctx.args = args
+        return forward(*args)
+
+    def run_back(ctx: Any, gradient: Tensor) -> Any:
+        return backward(gradient, *ctx.args)
+
+    methods = {"forward": staticmethod(run), "backward": staticmethod(run_back)}
+    return type(name, (torch.autograd.Function,), methods)
+
+
+def apply_of(student: Any) -> Callable:
+    """Return `student.apply`; CheckFailed unless it is a torch.autograd.Function."""
+    fits = isinstance(student, type) and issubclass(student, torch.autograd.Function)
+    require(fits, f"{_name(student)} must be a class that inherits from torch.autograd.Function")
+    return student.apply
+
+
+@dataclass
+class Step:
+    """One step of an exercise; called with what the student wrote, it prints one line or raises CheckFailed.
+
+    Attributes:
+        number: from 1 on.
+        reference: does it right; its name is that of the step, and of what the student writes.
+        tried: a few words about the cases, shown when the student's code passes.
+        cases: tuples of arguments, or functions that make one; random numbers in it are seeded.
+        mistakes: {hint: wrong implementation}, or the keywords that make the reference one. A hint is shown
+            first where a mistake does what the student's code does: it gives the same wrong value, or stops
+            with the same exception.
+        observe: `observe(function, *case)` runs the reference, the student's code and the mistakes alike.
+        what: the name, in a student's terms, of what `observe` returns. It is compared, and so are the
+            gradients that it sends to those tensors of the case that require one. Without `what`, `observe`
+            returns all that is compared, {name: value}.
+        probes: further checks; each is called with what the student wrote, and raises CheckFailed.
+        tolerance: see `same`.
+    """
+
+    number: int
+    reference: Callable
+    tried: str
+    cases: Sequence[tuple | Callable[[], Sequence]]
+    mistakes: Mapping[str, Callable | Mapping[str, Any]]
+    observe: Callable[..., Any] = call
+    what: str = ""
+    probes: Iterable[Callable[[Any], None]] = ()
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        wrong = self.mistakes.items()
+        self.mistakes = {h: w if callable(w) else partial(self.reference, **w) for h, w in wrong}
+        function = self.reference if self.observe is call else partial(self.observe, None)
+        self.arguments = [*inspect.signature(function).parameters]
+
+    def __call__(self, student: Any) -> None:
+        """Check `student`; torch is seeded, and the global random state is left as it was."""
+        name = self.reference.__name__
+        title = f"Step {self.number}, {name}:"
+        try:
+            require(callable(student), f"the check takes your function itself: {name}, without brackets")
+            with torch.random.fork_rng(devices=[]):
+                for number in range(len(self.cases)):
+                    self._compare(student, number)
+                for probe in self.probes:
+                    torch.manual_seed(0)
+                    probe(student)
+        except Unfinished as error:
+            raise Unfinished(f"{title} not finished yet. {error}") from None
+        except CheckFailed as error:
+            raise CheckFailed(f"{title} {error}") from None
+        print(f"{title} passed ({self.tried}).")
+
+    def _compare(self, student: Callable, number: int) -> None:
+        """Raise CheckFailed unless the student's code does in one case what the reference does."""
+        expected, got = self._see(self.reference, number), self._see(student, number)
+        words = ", ".join(_words(*pair) for pair in zip(self.arguments, self._case(number), strict=False))
+        assert isinstance(expected, dict), f"the reference fails: {expected}"
+        if isinstance(got, Unfinished):
+            raise got
+        if isinstance(got, CheckFailed):
+            hint = self._hint(got, number, "") if got.cause else ""
+            raise CheckFailed((hint and f"{hint}\n  ") + f"{got}\n  case      {words}") from None
+        for what, right in expected.items():
+            fits = equal(got.get(what), right, self.tolerance)
+            hint = "" if fits else self._hint(got, number, what)
+            same(got.get(what), right, what, words, hint, self.tolerance)
+
+    def _case(self, number: int) -> tuple:
+        torch.manual_seed(number)
+        case = self.cases[number]
+        return case() if callable(case) else copy.deepcopy(case)
+
+    def _see(self, function: Callable, number: int) -> dict[str, Any] | CheckFailed:
+        """What is to be seen of a function in one case, by name; or the error that it ends with."""
+        case = self._case(number)
+        leaves = {name: x for name, x in zip(self.arguments, case, strict=False) if _requires_grad(x)}
+        try:
+            seen = self.observe(function, *case)
+            return gradients(self.what, seen, **leaves) if self.what else seen
+        except CheckFailed as error:
+            return error
+
+    def _alike(self, one: Any, other: Any) -> set[str]:
+        """In what two functions looked alike in one case: names of values, or the cause of the same error."""
+        if isinstance(one, CheckFailed) and isinstance(other, CheckFailed):
+            return {""} if one.cause == other.cause else set()
+        if isinstance(one, CheckFailed) or isinstance(other, CheckFailed):
+            return set()
+        return {what for what in one.keys() & other.keys() if equal(one[what], other[what], self.tolerance)}
+
+    def _hint(self, got: dict[str, Any] | CheckFailed, number: int, what: str) -> str:
+        """The mistake most like the student's code: alike in `what`, and right in all cases before."""
+        likeness = {}
+        for hint, wrong in self.mistakes.items():
+            alike = self._alike(got, self._see(wrong, number))
+            if what in alike and all(self._right(wrong, n) for n in range(number)):
+                likeness[hint] = len(alike)
+        return max(likeness, key=likeness.get, default="")
+
+    def _right(self, function: Callable, number: int) -> bool:
+        expected = self._see(self.reference, number)
+        return self._alike(expected, self._see(function, number)) == expected.keys()
+
+
+class Ladder:
+    """The steps of one exercise notebook, in order.
+
+    Args:
+        notebook: stem of the file in `notebooks/exercises`.
+    """
+
+    def __init__(self, notebook: str):
+        self.notebook = notebook
+        self.steps: dict[str, Step] = {}
+
+    def step(self, **table: Any) -> Callable[[Callable], Step]:
+        """Decorator of a reference, which makes a check of it; the table's keys are those of `Step`."""
+
+        def add(reference: Callable) -> Step:
+            step = Step(len(self.steps) + 1, reference, **table)
+            return self.steps.setdefault(reference.__name__, step)
+
+        return add
+
+
+def _words(name: str, value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"{name} of shape {tuple(value.shape)}"
+    return name if callable(value) else f"{name}={value}"
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -125,10 +261,6 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(getattr(error, "node", None), ast.Raise):  # a kernel cannot raise: it is the stub's
         return NotImplementedError().with_traceback(error.__traceback__)
     return error
-
-
-def _name(function: Callable) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _student_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -154,78 +286,3 @@ def _stopped(error: BaseException) -> str:
     text = " ".join(text.split())
     text = text[:300] + " ..." * (len(text) > 300)
     return f"your code stopped with {type(error).__name__}{place}: {text}{line}"
-
-
-def same(
-    got: Any,
-    expected: Any,
-    what: str,
-    case: str = "",
-    known: Mapping[str, Any] | None = None,
-    tolerance: float = 1e-5,
-) -> None:
-    """Raise CheckFailed unless `got` is what was expected; the first line says what is wrong.
-
-    Args:
-        got: the student's result.
-        expected: tensor, number, boolean, string, None, or a list or tuple of these.
-        what: the quantity's name in a student's terms, such as "the gradient of x".
-        case: the input, in words.
-        known: {hint: the wrong result that a known mistake gives}; the first that fits is the first line.
-            Mistakes that cannot be told from the right answer on this input are passed over.
-        tolerance: absolute, and relative to the expected number; NaN equals NaN.
-    """
-    if isinstance(expected, Tensor) and not isinstance(got, Tensor):
-        fail(f"{what} must be a tensor, but is of type {type(got).__name__}{case and f' ({case})'}")
-    rows = {"case": case, "expected": _short(expected), "got": _short(got)}
-    hint = f"{what} is not right"
-    if _equal(got, expected, tolerance):
-        if not isinstance(expected, Tensor) or got.dtype == expected.dtype:
-            return
-        hint = f"{what} has the right numbers but the wrong dtype"
-        rows |= {"expected": str(expected.dtype), "got": str(got.dtype)}
-    elif isinstance(expected, Tensor) and got.shape != expected.shape:
-        hint = f"{what} has the wrong shape"
-        rows |= {"expected": str(tuple(expected.shape)), "got": str(tuple(got.shape))}
-    elif isinstance(expected, Tensor) and expected.ndim and not got.is_complex():
-        difference = (got.detach().cpu().double() - expected.detach().cpu().double()).abs()
-        difference = difference.nan_to_num(torch.inf)
-        index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
-        numbers = f"expected {expected[index]:.4g}, got {got[index]:.4g}"  # the rows above may look alike
-        rows["largest difference"] = f"{difference.max():.3g} at {list(index)}: {numbers}"
-    for message, wrong in (known or {}).items():
-        if _equal(got, wrong, tolerance) and not _equal(wrong, expected, tolerance):
-            hint = message
-            break
-    width = max(map(len, rows))
-    fail("\n".join([hint, *[f"  {name:{width}}  {text}" for name, text in rows.items() if text]]))
-
-
-def _equal(got: Any, expected: Any, tolerance: float) -> bool:
-    """False, too, for what cannot be compared."""
-    if isinstance(expected, (list, tuple)):
-        fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
-        return fits and all(_equal(g, e, tolerance) for g, e in zip(got, expected, strict=True))
-    if expected is None or isinstance(expected, (str, bool)):
-        return type(got) is type(expected) and got == expected
-    try:
-        a, b = (
-            x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
-            for x in (got, expected)
-        )
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    if a.is_complex() or a.shape != b.shape:  # no answer is complex; a negative number ** 0.5 is
-        return False
-    return torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def _short(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        text = repr(value)
-        return text if len(text) <= 200 else text[:200] + " ..."
-    flat = value.detach().flatten()
-    digits = ".4g" if flat.is_floating_point() or flat.is_complex() else "d"
-    numbers = ", ".join(f"{number:{digits}}" for number in flat[:SHOWN].tolist())
-    rest = f", ... ({flat.numel()} numbers)" if flat.numel() > SHOWN else ""
-    return f"[{numbers}{rest}] of shape {tuple(value.shape)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from asa_classroom.checks.harness import fail, require
+from asa_classroom.checks.old_harness import fail, require
 from asa_classroom.checks.records import as_array, call_unchanged, same_numbers
 
 WIDTHS = {  # the student's width by the right one, lowest and highest: what makes it so

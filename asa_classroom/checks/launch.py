@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from asa_classroom.checks.harness import CheckFailed, attempt, fail, require, same
+from asa_classroom.checks.old_harness import CheckFailed, attempt, fail, require, same
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNWRITTEN = -7777

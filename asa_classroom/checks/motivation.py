@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asa_classroom.checks import attacks
 from asa_classroom.checks.attacks import lengths_of, real_tokens
-from asa_classroom.checks.harness import Ladder, attempt, call, require, same
+from asa_classroom.checks.old_harness import Ladder, attempt, call, require, same
 from asa_mini.look.attribution import margin
 from asa_mini.objective import symmetric_divergence
 

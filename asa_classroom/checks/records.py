@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from asa_classroom.checks.harness import call, fail, require, same
+from asa_classroom.checks.old_harness import call, fail, require, same
 from asa_mini.look.capture import AttentionRecord
 
 PIECES = ["oat", "##me", "##al", "isn", "'", "t", "exciting", ",", "un", "##like", "film", "##s", "it"]

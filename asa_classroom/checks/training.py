@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from asa_classroom.checks import training_terms as terms
-from asa_classroom.checks.compare import hinted
-from asa_classroom.checks.harness import CheckFailed, Ladder, call, fail, require, same
+from asa_classroom.checks.old_harness import CheckFailed, Ladder, call, fail, hinted, require, same
 from asa_classroom.checks.training_terms import entries
 from asa_mini.wrap import AsaConfig, wrap
 
