@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from asa_classroom.checks.harness import Ladder, call, gradients, require
+from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients, require
 from asa_mini.gradient_reversal import reverse_gradient
 
 ladder = Ladder("ex02_gradient_reversal")
@@ -48,25 +48,12 @@ def simultaneous_step(theta, eta, lr, c, *, down=1, up=1, late=False, rate=None)
     return moved, eta + up * lr * ((moved if late else theta) - c * eta)
 
 
-def reversal(forward=lambda x, scale: x.view_as(x), backward=lambda grad, scale: (-scale * grad, None)):
-    class Reversal(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, scale):
-            ctx.scale = scale
-            return forward_(x, scale)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return backward_(grad, ctx.scale)
-
-    forward_, backward_ = forward, backward
-    return Reversal
+def reversal(forward=lambda x, scale: x.view_as(x), backward=lambda grad, x, scale: (-scale * grad, None)):
+    return function_class("Reversal", forward, backward)
 
 
 def observe_class(student, shape, scale):
-    is_function = isinstance(student, type) and issubclass(student, torch.autograd.Function)
-    require(is_function, "Reversal must be a class that inherits from torch.autograd.Function")
-    return observe_reversal(student.apply, shape, scale)
+    return observe_reversal(apply_of(student), shape, scale)
 
 
 def observe_reversal(function, shape, scale):
@@ -83,13 +70,13 @@ Reversal = ladder.step(
             forward=lambda x, scale: -scale * x
         ),
         "the gradient has the wrong sign: did you negate it in backward?": reversal(
-            backward=lambda grad, scale: (scale * grad, None)
+            backward=lambda grad, x, scale: (scale * grad, None)
         ),
         "the gradient is negated but not scaled: keep `scale` in ctx": reversal(
-            backward=lambda grad, scale: (-grad, None)
+            backward=lambda grad, x, scale: (-grad, None)
         ),
         "backward must return two values: the gradient of x, and None for scale": reversal(
-            backward=lambda grad, scale: -scale * grad
+            backward=lambda grad, x, scale: -scale * grad
         ),
     },
 )(reversal())

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from asa_classroom.checks.compare import CheckFailed, equal, fail, require, same
+from asa_classroom.checks.compare import CheckFailed, equal, fail, numbers, require, same
 
 __all__ = [
     "CheckFailed",
@@ -57,13 +57,11 @@ def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
     cell), a result of None, and a tensor or array among the arguments that was changed in place.
     """
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, (Tensor, np.ndarray))]
-    before = [x.detach().clone() if isinstance(x, Tensor) else x.copy() for x in given]
+    before = [(x, numbers(x).clone(), _requires_grad(x)) for x in given if numbers(x) is not None]
     result = attempt(function, *args, **kwargs)
-    if result is None:
-        fail(f"{_name(function)} returned None: is the `return` missing?")
-    for now, then in zip(given, before, strict=True):
-        a, b = (torch.as_tensor(x).detach() for x in (now, then))
-        kept = a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    require(result is not None, f"{_name(function)} returned None: is the `return` missing?")
+    for x, then, required in before:
+        kept = equal(x, then, 0) and _requires_grad(x) == required  # NaN equals NaN
         require(kept, f"{_name(function)} changed its argument in place: work on a new tensor")
     return result
 
@@ -84,25 +82,43 @@ def attempt(function: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
-    """Return what is to be seen: the result, and the gradient that it sends to each leaf: None for none.
+    """Return what is to be seen: the result, and the gradient that it sends to each leaf, or None.
 
     Args:
         what: the result's name in a student's terms.
         result: the student's, a tensor; weighted at random before it is differentiated.
         leaves: tensors that require gradients, by name; `_` in a name is shown as a blank.
     """
-    seen = {what: result}
-    flows = isinstance(result, Tensor) and result.requires_grad
-    if flows:
+    found = [None] * len(leaves)
+    if leaves and _requires_grad(result):
         generator = torch.Generator().manual_seed(0)  # not the global one, which the student may have used
         weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype)
-        arriving, options = weight.clone(), {"retain_graph": True, "allow_unused": True}
-        found = attempt(torch.autograd.grad, result, [*leaves.values()], arriving, **options)
-        in_place = "backward changed the arriving gradient in place: return a new tensor"
-        require(torch.equal(arriving, weight), in_place)
-    for name, gradient in zip(leaves, found if flows else [None] * len(leaves), strict=True):
-        seen[f"the gradient of {name.replace('_', ' ')} from {what}"] = gradient
-    return seen
+        options = {"retain_graph": True, "allow_unused": True}
+        found = attempt(torch.autograd.grad, result, [*leaves.values()], given := weight.clone(), **options)
+        require(torch.equal(given, weight), "backward changed the arriving gradient in place")
+    names = [f"the gradient of {name.replace('_', ' ')} from {what}" for name in leaves]
+    return {what: result} | dict(zip(names, found, strict=True))
+
+
+def function_class(name: str, forward: Callable, backward: Callable) -> type:
+    """Return a torch.autograd.Function made of forward(*args) and backward(gradient, *args)."""
+
+    def run(ctx: Any, *args: Any) -> Any:
+        ctx.args = args
+        return forward(*args)
+
+    def run_back(ctx: Any, gradient: Tensor) -> Any:
+        return backward(gradient, *ctx.args)
+
+    methods = {"forward": staticmethod(run), "backward": staticmethod(run_back)}
+    return type(name, (torch.autograd.Function,), methods)
+
+
+def apply_of(student: Any) -> Callable:
+    """Return `student.apply`; CheckFailed unless it is a torch.autograd.Function."""
+    fits = isinstance(student, type) and issubclass(student, torch.autograd.Function)
+    require(fits, f"{_name(student)} must be a class that inherits from torch.autograd.Function")
+    return student.apply
 
 
 @dataclass
@@ -117,8 +133,10 @@ class Step:
         mistakes: {hint: wrong implementation}, or the keywords that make the reference one. A hint is shown
             first where a mistake does what the student's code does: it gives the same wrong value, or stops
             with the same exception.
-        what: the result's name in a student's terms; None if `observe` returns a dictionary {name: value}.
         observe: `observe(function, *case)` runs the reference, the student's code and the mistakes alike.
+        what: the name, in a student's terms, of what `observe` returns. It is compared, and so are the
+            gradients that it sends to those tensors of the case that require one. Without `what`, `observe`
+            returns all that is compared, {name: value}.
         probes: further checks; each is called with what the student wrote, and raises CheckFailed.
         tolerance: see `same`.
     """
@@ -126,10 +144,10 @@ class Step:
     number: int
     reference: Callable
     tried: str
-    cases: Sequence[tuple | Callable[[], tuple]]
+    cases: Sequence[tuple | Callable[[], Sequence]]
     mistakes: Mapping[str, Callable | Mapping[str, Any]]
-    what: str | None = None
     observe: Callable[..., Any] = call
+    what: str = ""
     probes: Iterable[Callable[[Any], None]] = ()
     tolerance: float = 1e-5
 
@@ -161,6 +179,7 @@ class Step:
         """Raise CheckFailed unless the student's code does in one case what the reference does."""
         expected, got = self._see(self.reference, number), self._see(student, number)
         words = ", ".join(_words(*pair) for pair in zip(self.arguments, self._case(number), strict=False))
+        assert isinstance(expected, dict), f"the reference fails: {expected}"
         if isinstance(got, Unfinished):
             raise got
         if isinstance(got, CheckFailed):
@@ -178,11 +197,13 @@ class Step:
 
     def _see(self, function: Callable, number: int) -> dict[str, Any] | CheckFailed:
         """What is to be seen of a function in one case, by name; or the error that it ends with."""
+        case = self._case(number)
+        leaves = {name: x for name, x in zip(self.arguments, case, strict=False) if _requires_grad(x)}
         try:
-            seen = self.observe(function, *self._case(number))
+            seen = self.observe(function, *case)
+            return gradients(self.what, seen, **leaves) if self.what else seen
         except CheckFailed as error:
             return error
-        return {self.what: seen} if self.what else seen
 
     def _alike(self, one: Any, other: Any) -> set[str]:
         """In what two functions looked alike in one case: names of values, or the cause of the same error."""
@@ -231,6 +252,10 @@ def _words(name: str, value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
         return f"{name} of shape {tuple(value.shape)}"
     return name if callable(value) else f"{name}={value}"
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
 
 
 def _name(function: Callable) -> str:
