@@ -4,9 +4,9 @@
 
     check.scale_gradient(scale_gradient)  # a check has the name of what it takes
 
-They compare with this package's own functions or with arithmetic of their own, never with the solutions.
-`tests/test_checks.py` holds every check to both sides: the solution passes, the stub and at least three
-planted mistakes fail, each with the message meant for it.
+They compare with a reference of their own, never with the solutions, and name three or four mistakes by what
+these give. `tests/test_checks.py` holds every check to both sides: the solution passes, the stub and each
+mistake fail, each with the message meant for it.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What `ex01_motivation` needs of embeddings: a loss to climb, and its gradient."""
+"""What `ex01_motivation` needs: batches with padding, a loss to climb, and its gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 
 from asa_classroom.checks.harness import call, require
+
+
+def tokens(*lengths: int) -> Tensor:
+    """Boolean (B, L), True for tokens, of sequences so long; padding at the end, at the front if negative."""
+    n = torch.tensor(lengths)[:, None]
+    place = torch.arange(int(n.abs().max()))
+    return torch.where(n > 0, place < n, place >= len(place) + n)
 
 
 def hill(real: Tensor, distances: tuple[float, ...], scale: float = 1.0) -> tuple[Callable, Tensor]:
@@ -40,7 +47,6 @@ def shorten(delta: Tensor, epsilon: float) -> Tensor:
 def left_nothing(student: Callable, losses: Callable, x: Tensor, *rest: Any) -> Any:
     """What the student returns; nothing may hang on a graph or stay behind."""
     got = call(student, losses, x, *rest)
-    require(not x.requires_grad, "x itself now requires a gradient: work on x.detach()")
     require(losses.weight.grad is None, "a gradient was left in the weights: use torch.autograd.grad")
     require(not getattr(got, "requires_grad", False), "the result still hangs on the graph: detach it")
     return got

@@ -84,10 +84,6 @@ def masked_share(kept):
     return 1 - kept.mean(1)
 
 
-def _positions(student, text, place):
-    return call(student, TOKENIZER, text, place)
-
-
 @ladder.step(
     what="the list of token indices",
     tried="word pieces, punctuation inside a word, a word twice, a word without tokens",
@@ -96,7 +92,7 @@ def _positions(student, text, place):
         ("it exciting film it", 3),  # "it" is a part of "exciting", too
         *[(f"film {DROPPED} film", place) for place in (1, 2)],
     ],
-    observe=_positions,
+    observe=lambda student, text, place: call(student, TOKENIZER, text, place),
     mistakes={
         "punctuation was counted as words: give the tokenizer text.split()": dict(
             split=lambda text: TOKENIZER(text)
@@ -238,16 +234,10 @@ TIE = np.full((4, 8, 2), 0.25)
 TIE[:2, :, 1] = TIE[3, :, 0] = 0.75
 
 
-def _three(student, trained, untrained):
-    got = call(student, trained, untrained)
-    require(isinstance(got, (tuple, list)) and len(got) == 3, "return three things: T, T_k, p")
-    return dict(zip(("T", "T_k", "p"), got, strict=True))
-
-
 @ladder.step(
+    what="(T, T_k, p)",
     tried="twelve adversaries, ties, and one of everything",
     cases=[(LUCK[3] * 0.5 + 0.3, LUCK), (TIE[0], TIE), (TIE[0, :1, 1:], TIE[2:3, :1, :1])],
-    observe=_three,
     mistakes={
         "the maximum comes too early: average over the sentences first": lambda trained, untrained: (
             verdict.reference(trained.max(1, keepdims=True), untrained.max(2, keepdims=True))

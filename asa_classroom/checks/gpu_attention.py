@@ -15,31 +15,22 @@ __all__ = ["ladder", "require_triton"]
 
 ladder = Ladder("ex06_gpu_attention")
 INF = float("inf")
-ROWS = [(3, 40, 1), (2, 33, 1000), (4, 5, 1), (1, 1, 1), (2, 32, 1)]  # rows, columns and spread for softmax
 BITS = [(4, 40), (3, 33), (2, 32), (5, 5), (1, 1), (2, 100)]  # rows and columns of masks
-
-
-def _observe_add(student, n, block):
-    x, y = torch.randn(2, n)
-    launch(student, [x, y], (n,), alone=True, block=block)
-    return launch(student, [x, y], (n,), block=block)
 
 
 @ladder.step(
     what="the sum",
     tried="five lengths, two of them whole blocks",
     cases=[(20, 8), (1, 16), (5, 2), (33, 32), (40, 8)],
-    observe=_observe_add,
+    observe=lambda student, n, block: launch(student, [*torch.randn(2, n)], (n,), block=block),
     mistakes={
         "12 of 20 numbers of `out` were never written: which programs write what?": (
-            lambda x, y, out, block: out[:block].copy_((x + y)[:block])
+            lambda x, y, out, block: out[:block].copy_(x[:block] + y[:block])
         ),
         "a tl.store writes outside its tensor: look at its mask and at the addresses": (
             lambda x, y, out, block: out.as_strided((len(x) + 1,), (1,)).fill_(0)
         ),
-        "the kernel writes into its inputs: store to the output alone": (
-            lambda x, y, out, block: out.copy_(x.add_(y))
-        ),
+        "the kernel writes into its inputs: store to the output alone": lambda x, y, out, block: x.add_(y),
     },
 )
 @launcher
@@ -47,15 +38,13 @@ def vector_add(x, y, block):
     return x + y
 
 
-def _observe_softmax(student, rows, columns, spread):
-    return launch(student, [spread * torch.randn(rows, columns)], (rows, columns))
-
-
 @ladder.step(
     what="the softmax",
     tried="five shapes, one with scores of a spread of 1000",
-    cases=ROWS,
-    observe=_observe_softmax,
+    cases=[(3, 40, 1), (2, 33, 1000), (4, 5, 1), (1, 1, 1), (2, 32, 1)],
+    observe=lambda student, rows, columns, spread: launch(
+        student, [spread * torch.randn(rows, columns)], (rows, columns)
+    ),
     mistakes={
         "places beyond the row count as e^0: load them as -inf": dict(filled=0.0),
         "the exponentials are not divided by their sum": dict(divided=False),
@@ -74,11 +63,12 @@ def softmax_rows(x, *, filled=-INF, divided=True, row=slice(None), ruler=1):
 def _walk(x, block, v=None, *, rescaled=True, own=False, ruler=lambda top: torch.where(top > -INF, top, 0)):
     """Largest number, sum of exponentials, and sum of exponentials times v of each row, in blocks."""
     top, total, result = x.new_full((len(x), 1), -INF), 0, 0
-    for s, values in zip(x.split(block, 1), (x if v is None else v.split(block)), strict=False):
+    v = x.new_zeros(x.shape[1], 1) if v is None else v
+    for s, values in zip(x.split(block, 1), v.split(block), strict=True):
         new_top = s.amax(1, True) if own else top.maximum(s.amax(1, True))
         p, factor = (s - ruler(new_top)).exp(), (top - ruler(new_top)).exp() if rescaled else 1
         total = total * factor + p.sum(1, True)
-        result = result if v is None else result * factor + p @ values
+        result = result * factor + p @ values
         top = new_top
     return top, total, result
 
@@ -125,8 +115,7 @@ def online_softmax(x, block, **wrong):
 
 
 def _observe_online_rows(student, rows, columns, block, padding):
-    x = _beginning(rows, columns, padding).float()
-    return launch(student, [x], (rows, columns), at_once=block, block=block)
+    return launch(student, [_beginning(rows, columns, padding).float()], (rows, columns), block=block)
 
 
 @ladder.step(
@@ -157,15 +146,11 @@ def _words(mask, *, order=1, dealt=False, fill=False):
     return torch.from_numpy(packed.view("<i4").astype(np.int32)[..., 0])
 
 
-def _observe_mask(student, rows, columns):
-    return call(student, torch.rand(rows, columns) < 0.6)
-
-
 @ladder.step(
     what="the packed mask",
     tried="six shapes, whole and broken words",
     cases=BITS,
-    observe=_observe_mask,
+    observe=lambda student, rows, columns: call(student, torch.rand(rows, columns) < 0.6),
     mistakes={
         "a word is beyond int32: bit 31 is its sign, convert the sum to torch.int32": (
             lambda mask: _words(mask).long() % 2**32
@@ -179,15 +164,11 @@ def pack_mask(mask, **wrong):
     return _words(mask, **wrong)
 
 
-def _observe_words(student, rows, length):
-    return call(student, _words(torch.rand(rows, length) < 0.6), length)
-
-
 @ladder.step(
     what="the mask",
     tried="six shapes, negative words among them",
     cases=BITS,
-    observe=_observe_words,
+    observe=lambda student, rows, length: call(student, _words(torch.rand(rows, length) < 0.6), length),
     mistakes={
         "higher bits are still there: after the shift keep the lowest one, & 1": dict(lowest=-1),
         "the bits are in reverse order: unit j is bit j % 32": dict(place=lambda j: 31 - j % 32),
@@ -239,10 +220,6 @@ def _inputs(length, dim, first, last):
     return [2 * q, k, v, (place >= first) & (place < length - last)]
 
 
-def _observe_tiled(student, length, dim, first, last):
-    return launch(student, _inputs(length, dim, first, last), (length, dim))
-
-
 def _attend(scores, seen, v, low=-INF, **wrong):
     """softmax(scores) v, 32 keys at a time; keys that are not seen, or do not exist, have the score `low`."""
     more = -len(v) % 32
@@ -255,7 +232,9 @@ def _attend(scores, seen, v, low=-INF, **wrong):
     what="the output",
     tried="six lengths and widths, a whole tile of padding and no real key among them",
     cases=LENGTHS,
-    observe=_observe_tiled,
+    observe=lambda student, length, dim, first, last: launch(
+        student, _inputs(length, dim, first, last), (length, dim)
+    ),
     tolerance=2e-5,
     mistakes={
         "padding is attended to: its scores must be -inf": dict(padding=True),

@@ -54,16 +54,9 @@ def launch(
     inputs: list[Tensor],
     shape: tuple,
     dtype: torch.dtype = torch.float32,
-    alone: bool = False,
-    at_once: int | None = None,
     **options,
 ) -> Tensor:
     """Return what the student's launcher writes into an `out` of the given shape.
-
-    Args:
-        alone: no two programs may write the same number.
-        at_once: so many numbers may be read or written at a time.
-        options: of the launcher.
 
     Raises:
         CheckFailed: it is the kernel itself, it stops, it touches what it should not, or leaves numbers
@@ -75,14 +68,12 @@ def launch(
     def run(undefined: int) -> Tensor:
         given = [_placed(x, AROUND[x.dtype]) for x in inputs]
         out = _placed(torch.full(shape, UNWRITTEN, dtype=dtype), UNWRITTEN)
-        with _watched(*given, out, at_once=at_once, undefined=undefined) as stored, np.errstate(all="ignore"):
+        with _watched(*given, out, undefined=undefined), np.errstate(all="ignore"):
             _run(student, *given, out, **options)
         unchanged = all(torch.equal(x.cpu(), copy) for x, copy in zip(given, inputs, strict=True))
         require(unchanged, "the kernel writes into its inputs: store to the output alone")
         for at in (0, ROOM + out.numel()):
             require((out.as_strided((ROOM,), (1,), at) == UNWRITTEN).all(), OUTSIDE.format("store writes"))
-        once = sum(map(len, stored.values())) == len(set().union(*stored.values()))
-        require(once or not alone, "numbers are written by several programs: each does only its own block")
         return out.cpu()
 
     out = run(undefined=0)
@@ -113,15 +104,13 @@ def _placed(x: Tensor, around: float) -> Tensor:
 
 
 @contextmanager
-def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -> Iterator[dict[tuple, set]]:
+def _watched(*tensors: Tensor, undefined: int) -> Iterator[None]:
     """An interpreted kernel that touches anything but `tensors` fails; nobody can watch a compiled one.
 
-    So does one that touches more than `at_once` places at a time. `undefined` is put where a tl.load's mask
-    is False and it has no `other`. Yields the addresses that each program has stored to.
+    `undefined` is put where a tl.load's mask is False and it has no `other`.
     """
-    stored: dict[tuple, set] = {}
     if DEVICE != "cpu":
-        yield stored
+        yield
         return
     from triton.runtime.interpreter import interpreter_builder as builder
 
@@ -133,10 +122,6 @@ def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -
             touched = pointers.data[mask.astype(bool)]  # & makes integers of booleans
             inside = [(first <= touched) & (touched < end) for first, end in ends]
             require(np.any(inside, axis=0).all(), OUTSIDE.format(verb))
-            wide = at_once is not None and mask.size > at_once
-            require(not wide, "too many places at once: load and store BLOCK of them at a time")
-            if access is store:
-                stored.setdefault(builder.grid_idx, set()).update(touched.ravel().tolist())
             result = access(pointers, *others)
             if access is load and others[1] is None:
                 result.data[~mask.astype(bool)] = undefined
@@ -149,7 +134,7 @@ def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -
         patch.object(builder, "create_masked_load", watch(load, 0, "load reads")),
         patch.object(builder, "create_masked_store", watch(store, 1, "store writes")),
     ):
-        yield stored
+        yield
 
 
 class InBlocks(TorchFunctionMode):

@@ -6,20 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from asa_classroom.checks.attacks import hill, left_nothing, shorten, slope, unit
+from asa_classroom.checks.attacks import hill, left_nothing, shorten, slope, tokens, unit
 from asa_classroom.checks.harness import Ladder, attempt, call, require
 from asa_mini.look.attribution import margin
 from asa_mini.objective import symmetric_divergence
 
 ladder = Ladder("ex01_motivation")
 HEADS = 3  # not the size of the first batch: a missing axis must not broadcast
-
-
-def _real(*lengths: int) -> Tensor:
-    """Boolean (B, L), True for tokens, of sequences so long; padding at the end, at the front if negative."""
-    n = torch.tensor(lengths)[:, None]
-    place = torch.arange(int(n.abs().max()))
-    return torch.where(n > 0, place < n, place >= len(place) + n)
 
 
 def _maps(real: Tensor) -> Tensor:
@@ -29,16 +22,14 @@ def _maps(real: Tensor) -> Tensor:
 
 
 def _one_map(lengths, strength):
-    weights = _maps(_real(*lengths))
-    return weights.float() if strength == 0.7 else weights, _real(*lengths), strength
+    weights = _maps(real := tokens(*lengths))
+    return weights.float() if strength == 0.7 else weights, real, strength
 
 
 @ladder.step(
     what="the mixture",
     tried="four batches, padding at either end, strengths 0 to 1",
-    cases=[
-        partial(_one_map, *case) for case in (((3, 5), 0.3), ((4, 4, 4), 0.7), ((-1, -2), 1.0), ((2, 3), 0.0))
-    ],
+    cases=[partial(_one_map, *c) for c in (((3, 5), 0.3), ((4, 4, 4), 0.7), ((-1, -2), 1), ((2, 3), 0))],
     mistakes={
         "padding gets attention: the uniform part is for real keys alone": dict(padding=True),
         "the uniform part is divided by L, not by the real tokens": dict(over=lambda keys: keys.shape[-1]),
@@ -54,7 +45,7 @@ def smooth(weights, real, strength, *, padding=False, over=lambda keys: keys.sum
 @ladder.step(
     what="the attention moved",
     tried="three batches, padding at either end",
-    cases=[lambda r=r: (_maps(r), _maps(r), r) for r in (_real(3, 5), _real(4, 4, 2), _real(-1, -2))],
+    cases=[lambda r=r: (_maps(r), _maps(r), r) for r in (tokens(3, 5), tokens(4, 4, 2), tokens(-1, -2))],
     mistakes={
         "twice too large: the 1/2 is missing": dict(factor=1),
         f"{HEADS} times too large: the heads are added up, take their mean": dict(factor=HEADS / 2),
@@ -67,7 +58,8 @@ def attention_moved(before, after, real, *, factor=0.5, all_rows=False, all_coun
     return (rows * (real | all_rows)).sum(1) / (real | all_rows | all_count).sum(1)
 
 
-def _noise(real, share):
+def _noise(lengths, share):
+    real = tokens(*lengths)
     scores = _maps(real | True).log()
     noise = torch.rand(len(real), *scores.shape[2:], dtype=torch.float64)
     # Query 0 of sequence 0 is masked whole: all its real keys, and no padding, which might come back.
@@ -79,10 +71,7 @@ def _noise(real, share):
 @ladder.step(
     what="the attention",
     tried="four batches with a row masked whole in each, one with share 1",
-    cases=[
-        partial(_noise, *case)
-        for case in ((_real(3, 5), 0.5), (_real(4, 4), 0.3), (_real(-1, -3), 0.6), (_real(2, 4), 1))
-    ],
+    cases=[partial(_noise, *c) for c in (((3, 5), 0.5), ((4, 4), 0.3), ((-1, -3), 0.6), ((2, 4), 1))],
     mistakes={
         "padding gets attention: `real` is not used": dict(padding=0.0),
         "padding is back in a row masked whole: -10000 is not enough": dict(padding=-1e4),
@@ -132,15 +121,15 @@ def leave_one_out(
     return sign * fall
 
 
-def _tokens(*lengths, on_baseline=False):
-    score, x = hill(_real(*lengths), tuple(range(2, 2 + len(lengths))))
+def _baseline(*lengths, on_baseline=False):
+    score, x = hill(tokens(*lengths), tuple(range(2, 2 + len(lengths))))
     return score, x, x[0, 0].clone() if on_baseline else torch.randn(3, dtype=torch.float64)
 
 
 @ladder.step(
     what="the attribution",
     tried="three shapes, and a token that is the baseline itself",
-    cases=[partial(_tokens, 3, 3), partial(_tokens, 5), partial(_tokens, 1, 1, 1, on_baseline=True)],
+    cases=[partial(_baseline, 3, 3), partial(_baseline, 5), partial(_baseline, 1, 1, 1, on_baseline=True)],
     observe=left_nothing,
     mistakes={
         "the baseline is not used: multiply by x - baseline": dict(times=lambda g, x, b: g * x),
@@ -167,9 +156,9 @@ def _attacked(real, distances, *rest, scale=1.0):
     what="the attacked x",
     tried="padding at either end, tiny gradients, and none at all",
     cases=[
-        partial(_attacked, _real(2, 4), (1.5, 3.0), 0.5),
-        partial(_attacked, _real(3, 3), (1.5, 3.0), 2.0),
-        partial(_attacked, _real(-3, -1), (0.0, 3.0), 0.1, scale=1e-9),
+        partial(_attacked, tokens(2, 4), (1.5, 3.0), 0.5),
+        partial(_attacked, tokens(3, 3), (1.5, 3.0), 2.0),
+        partial(_attacked, tokens(-3, -1), (0.0, 3.0), 0.1, scale=1e-9),
     ],
     observe=left_nothing,
     mistakes={
@@ -191,10 +180,10 @@ def fgm(losses, x, real, epsilon, *, direction=unit):
     what="the attacked x",
     tried="maxima inside and outside the ball; 7, 4 and 1 steps; no gradient; epsilon 0",
     cases=[
-        partial(_attacked, _real(3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
-        partial(_attacked, _real(-2, -3), (0.6, 4.5), 1.5, 7),
-        partial(_attacked, _real(2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
-        partial(_attacked, _real(2, 3), (1.0, 2.0), 0.0, 3),
+        partial(_attacked, tokens(3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
+        partial(_attacked, tokens(-2, -3), (0.6, 4.5), 1.5, 7),
+        partial(_attacked, tokens(2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
+        partial(_attacked, tokens(2, 3), (1.0, 2.0), 0.0, 3),
     ],
     observe=left_nothing,
     mistakes={
@@ -241,11 +230,6 @@ def _observe_size(student, divergence, target, high, rounds):
         "this is the divergence: return the size": (
             lambda divergence, *rest: divergence(find_size.reference(divergence, *rest))
         ),
-        "halve exactly `rounds` times, one call of `divergence` a round": (
-            lambda divergence, target, high, rounds: find_size.reference(
-                divergence, target, high, 2 * rounds + 4
-            )
-        ),
     },
 )
 def find_size(divergence, target, high, rounds=30, *, unreached=lambda high: math.nan, turned=False):
@@ -285,7 +269,7 @@ def _observe_pairs(student, clean, attacks, *rest):
 
 @ladder.step(
     tried="three attacks on two batches, one attack too weak",
-    cases=[partial(_attacks, _real(3, 5, 4, 2)), partial(_attacks, _real(-1, -2, -2))],
+    cases=[partial(_attacks, tokens(3, 5, 4, 2)), partial(_attacks, tokens(-1, -2, -2))],
     observe=_observe_pairs,
     mistakes={
         "every attack got the same size: find one for each": dict(size=0.4),
@@ -295,13 +279,15 @@ def _observe_pairs(student, clean, attacks, *rest):
     },
 )
 def equal_footing(clean, attacks, real, target, high, *, size=None, order=1, all_rows=False, at=None):
+    logits, weights = clean
+
     def pair(attack):
         found = size or find_size.reference(
-            lambda s: symmetric_divergence(clean[0], attack(s)[0]), target, high
+            lambda s: symmetric_divergence(logits, attack(s)[0]), target, high
         )
         if math.isnan(found):
             return math.nan, math.nan
-        moved = attention_moved.reference(clean[1], attack(at or found)[1], real, all_rows=all_rows).mean()
+        moved = attention_moved.reference(weights, attack(at or found)[1], real, all_rows=all_rows).mean()
         return (found, float(moved))[::order]
 
     return {name: pair(attack) for name, attack in attacks.items()}

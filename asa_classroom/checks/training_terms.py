@@ -23,19 +23,27 @@ def entries(got: object, *keys: str) -> list:
     return [got[key] for key in keys]
 
 
-def _observe_pay(student, size, length, layers, temperature, padded):
+def _masks(size, length, layers, temperature, padded):
     real = torch.ones(size, length, dtype=torch.bool)
     real[-1, length - padded :] = False
-    masks = [(torch.rand(size, length, length) < 0.6).double().requires_grad_() for _ in range(layers)]
-    got = call(student, masks, real, temperature)
-    of = {f"the_mask_of_layer_{layer}": mask for layer, mask in enumerate(masks)}
-    return gradients("the pay", got if masks else float(got), **of)
+    masks = (torch.rand(layers, size, length, length) < 0.6).double().requires_grad_()
+    return masks, real, temperature
 
 
 @ladder.step(
+    what="the pay",
     tried="five cases, with padding, without pay, without layers",
-    cases=[(3, 4, 2, 0.3, 1), (2, 3, 1, 1.5, 0), (1, 5, 3, 2.0, 2), (2, 3, 2, 0.0, 1), (2, 3, 0, 0.3, 1)],
-    observe=_observe_pay,
+    cases=[
+        partial(_masks, *sizes)
+        for sizes in (
+            (3, 4, 2, 0.3, 1),
+            (2, 3, 1, 1.5, 0),
+            (1, 5, 3, 2.0, 2),
+            (2, 3, 2, 0, 1),
+            (2, 3, 0, 0.3, 1),
+        )
+    ],
+    observe=lambda student, masks, real, temperature: call(student, list(masks), real, temperature),
     mistakes={
         "tau is not squared: beta is the temperature squared": dict(power=1),
         "the sum is not divided by the batch size": dict(batch=lambda mask: 1),
@@ -47,20 +55,15 @@ def pay(masks, real, temperature, *, power=2, batch=len, key=lambda real: real[:
     return temperature**power * sum((mask * key(real)).sum() / batch(mask) for mask in masks)
 
 
-def _observe_divergence(student, clean, attacked):
-    seen = call(student, clean, attacked)
-    return gradients("the divergence", seen, the_clean_logits=clean, the_adversarial_logits=attacked)
-
-
 def _extreme():
     p, q = torch.tensor([[[4000.0, 0.0]], [[0.0, 3000.0]]], dtype=torch.float64)
     return p.requires_grad_(), q.requires_grad_()
 
 
 @ladder.step(
+    what="the divergence",
     tried="three shapes, and logits in the thousands",
     cases=[*[lambda s=s: (_randn(*s), _randn(*s, scale=2.0)) for s in ((4, 3), (2, 5, 2), (1, 2))], _extreme],
-    observe=_observe_divergence,
     mistakes={
         "this is KL[p || q] alone: take the mean of both directions": dict(parts=(1, 0)),
         "the two directions are added: take their mean, half of the sum": dict(parts=(1, 1)),
@@ -160,7 +163,7 @@ def _observe_plain_steps(student, asa_steps, attacked, layers):
 
 @ladder.step(
     what="the number of plain steps",
-    tried="five budgets, one of R-Drop, one of no steps",
+    tried="six budgets, one of R-Drop, one of no steps",
     cases=[(740, 3, 4), (1000, 6, 6), (500, 0, 6), (0, 2, 2), (9, 2, 2), (7, 2, 2)],
     observe=_observe_plain_steps,
     mistakes={
