@@ -1,5 +1,6 @@
 """What the checks of `ex00_tour` need of encoders: small ones, and ones that are left as they were."""
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from asa_classroom.checks.harness import CheckFailed, attempt, call, fail, require
+from asa_classroom.checks.compare import CheckFailed, fail, require
+from asa_classroom.checks.harness import attempt, call
 
 
 def classifier(family: str = "bert", layers: int = 2, attention: str = "sdpa") -> PreTrainedModel:
@@ -34,11 +36,23 @@ def random_batch(*lengths: int) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(1, 30, real.shape) * real, "attention_mask": real.long()}
 
 
-def noting_layer(calls: list[tuple]) -> nn.Module:
+def noting(calls: list[tuple]) -> nn.Module:
     """Return a module that appends (args, kwargs) of each call to `calls`."""
     layer = nn.Module()
     layer.forward = lambda *args, **kwargs: calls.append((args, kwargs))
     return layer
+
+
+@contextmanager
+def hooked(modules: list[nn.Module], hooks: list[Callable], careful: bool = True):
+    """Give each module a forward pre-hook inside the block; unless `careful`, they stay after an error."""
+    pairs = zip(modules, hooks, strict=True)
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles if careful or sys.exc_info()[0] is None else ():
+            handle.remove()
 
 
 def tidy(observe: Callable) -> Callable:
