@@ -145,7 +145,7 @@ def _skewed():
 
 
 def _interval(student, a, b, seed=0, **options):
-    got = call(partial(student, **options), a, b, seed)
+    got = call(student, a, b, seed, **options)
     require(np.shape(got) == (3,), f"three numbers are asked for; the result has shape {np.shape(got)}")
     return np.asarray(got, dtype=float)
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from asa_classroom.checks.harness import CheckFailed, attempt, fail, require
+from asa_classroom.checks.compare import CheckFailed, fail, require
+from asa_classroom.checks.harness import attempt
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNWRITTEN = -7777
