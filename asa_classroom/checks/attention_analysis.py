@@ -18,7 +18,8 @@ from asa_classroom.checks.records import (
     rest,
     same_numbers,
 )
-from asa_mini.look.capture import capture, shortcut_auroc
+from asa_mini.look.capture import capture
+from asa_mini.look.measures import shortcut_auroc
 from asa_mini.wrap import AsaConfig, wrap
 
 ladder = Ladder("ex05_attention_analysis")

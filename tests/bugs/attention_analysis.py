@@ -68,7 +68,7 @@ BUGS = {
             "first and last are not always special",
         ),
         ("share[:, tokens]", "share[:, tokens[:1]]", "only the first piece counts"),
-        ("analysis.masked_share(record)", "1 - record.kept.mean(2)", r"share of each query \(row\)"),
+        ("measures.masked_share(record)", "1 - record.kept.mean(2)", r"share of each query \(row\)"),
         ("rest)).mean(1)", "rest)).sum(1)", "a number of tokens"),
         ("rest)).mean(1)", "rest)).mean()", "the layers are averaged away"),
         (
@@ -151,15 +151,15 @@ BUGS = {
         ("        wrapped.unwrap()\n", "", r"is `unwrap\(\)` missing in the loop\?"),
         ("capture(wrapped", "capture(model", "give `capture` the wrapped model"),
         (
-            "        records = analysis.capture(wrapped, tokenizer, texts, max_length=64)\n"
+            "        records = capture(wrapped, tokenizer, texts, max_length=64)\n"
             "        wrapped.unwrap()\n",
             "        wrapped.unwrap()\n"
-            "        records = analysis.capture(model, tokenizer, texts, max_length=64)\n",
+            "        records = capture(model, tokenizer, texts, max_length=64)\n",
             "all scores are one half, nothing was hidden",
         ),
         (
-            "        wrapped.unwrap()\n        scores.append(analysis.shortcut_auroc(records, words))",
-            "        scores.append(analysis.shortcut_auroc(records, words))\n"
+            "        wrapped.unwrap()\n        scores.append(measures.shortcut_auroc(records, words))",
+            "        scores.append(measures.shortcut_auroc(records, words))\n"
             "        if len(scores) < len(seeds):\n            wrapped.unwrap()",
             "the model is still wrapped",
         ),
@@ -205,7 +205,7 @@ BUGS = {
             "share[others].mean() - share[tokens].mean()",
             "the sign is wrong",
         ),
-        ("analysis.masked_share(record)", "(~record.kept).mean(2)", "shares of queries"),
+        ("measures.masked_share(record)", "(~record.kept).mean(2)", "shares of queries"),
         ("if tokens and others:", "if tokens:", "one word has no others: leave it out"),
         (
             "if tokens and others:",
