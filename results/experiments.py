@@ -23,8 +23,8 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import TrainerCallback
 
-from asa_mini.look.capture import capture, divergence, measure
-from asa_mini.look.kinds import masked_by_kind, sentiment_words, token_kinds
+from asa_mini.look.capture import capture
+from asa_mini.look.measures import divergence, masked_by_kind, measure, sentiment_words, token_kinds
 from asa_mini.train.baselines import PRIORS
 from asa_mini.train.data import load
 from asa_mini.train.files import write_json

@@ -8,7 +8,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from asa_classroom.checks.harness import Ladder, call, require
-from asa_mini.look.capture import AttentionRecord, capture, shortcut_auroc
+from asa_mini.look.capture import AttentionRecord, capture
+from asa_mini.look.measures import shortcut_auroc
 from asa_mini.wrap import AsaConfig, wrap
 
 ladder = Ladder("ex05_attention_analysis")
