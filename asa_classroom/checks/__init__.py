@@ -4,9 +4,9 @@
 
     check.scale_gradient(scale_gradient)  # a check has the name of what it takes
 
-They compare with a reference of their own, never with the solutions, and name three or four mistakes by what
-these give. `tests/test_checks.py` holds every check to both sides: the solution passes, the stub and each
-mistake fail, each with the message meant for it.
+A step is a table, see `harness`: a reference of the check's own, never the solution, cases, and three or four
+mistakes. `tests/test_checks.py` holds it to both sides: the solution passes, the stub and each mistake fail
+with the message meant for it.
 """
 
 import importlib
