@@ -26,8 +26,8 @@ from datasets import DatasetDict
 
 from asa_mini import AsaConfig
 from asa_mini.cli import run
-from asa_mini.look.capture import capture, divergence, measure
-from asa_mini.look.kinds import masked_by_kind, sentiment_words, token_kinds
+from asa_mini.look.capture import capture
+from asa_mini.look.measures import divergence, masked_by_kind, measure, sentiment_words, token_kinds
 from asa_mini.look.results import results_folder, stored_runs
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import load

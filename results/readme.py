@@ -118,7 +118,7 @@ def attention(name: str = "attention") -> str:
     """Means over layers and test sentences, seed by seed against plain; AUROC in the best layer."""
     runs = read_attention(name)
     table = results.against_plain(runs, "entropy").add_prefix("entropy ")
-    table = table.join(results.against_plain(runs, "attention").add_prefix("attention "))
+    table = table.join(results.against_plain(runs, "received").add_prefix("attention "))
     best = runs.groupby(["method", "seed"])["auroc"].max().unstack("seed")
     table["AUROC by seed"] = [
         " ".join(f"{100 * x:.0f}" for x in best.loc[method].dropna()) for method in table.index

@@ -12,13 +12,13 @@ from tiny_text import tokenizer as tiny_tokenizer
 from transformers import GPT2TokenizerFast
 
 from asa_mini.errors import InputError
-from asa_mini.look import capture as analysis
-from asa_mini.look import kinds
+from asa_mini.look import capture as capturing
+from asa_mini.look import measures
 
 TEXTS = ["a very fine film", "films and a dull story", "the weak cast, meanwhile poor"]  # "the": unknown
 
 
-capture = partial(analysis.capture, max_length=32)
+capture = partial(capturing.capture, max_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -76,23 +76,31 @@ def test_padding_is_removed_wherever_it_is(tokenizer, side):
         np.testing.assert_allclose(record.adversarial, alone.adversarial, atol=1e-5)
 
 
+def state(model):
+    """What a caller could notice: training modes, hooks, the attention implementation."""
+    modules = list(model.modules())
+    hooks = [len(module._forward_pre_hooks) for module in modules]
+    return [module.training for module in modules], hooks, model.config._attn_implementation
+
+
+def fails(model, batch):
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
-def test_capture_leaves_the_model_as_it_was(tokenizer, mode):
-    model = wrapped(tiny(attention="eager"))
+def test_capture_leaves_the_model_as_it_was_on_every_path(tokenizer, mode, plain):
+    model = tiny(attention="eager") if plain else wrapped(tiny(attention="eager"))
     model.train(mode != "eval")
     if mode == "mixed":
-        model.model.eval()
-    modes = [module.training for module in model.modules()]
-    implementation = model.config._attn_implementation
-    with pytest.raises(RuntimeError, match="on purpose"):
-        capture(model, tokenizer, TEXTS, perturb=lambda *_: raise_on_purpose())
+        getattr(model, "model", model).base_model.eval()
+    before = state(model)
+    for options in ({"max_length": 4096}, {"batch_size": 0}, {"perturb": fails}):
+        with pytest.raises((InputError, RuntimeError), match=r"longer than|at least 1|on purpose"):
+            capture(model, tokenizer, TEXTS, **options)
+        assert state(model) == before
     capture(model, tokenizer, TEXTS)
-    assert [module.training for module in model.modules()] == modes
-    assert model.config._attn_implementation == implementation
-
-
-def raise_on_purpose():
-    raise RuntimeError("on purpose")
+    assert state(model) == before
 
 
 def test_a_plain_model_and_a_layer_that_nobody_attacks_keep_everything(tokenizer):
@@ -134,12 +142,19 @@ def test_tokens_of_a_byte_level_tokenizer_whose_spans_hold_the_space_before():
     assert [record.tokens_of_word(i) for i in range(3)] == [[0], [1], [2, 3]]
 
 
-def test_capture_refuses(tokenizer):
-    for texts in ([], "one text"):
+def test_capture_refuses_in_the_users_terms(tokenizer):
+    for texts in ([], "one text", None, [1], [["a", "film"]]):
         with pytest.raises(InputError, match="list of at least one text"):
             capture(tiny(), tokenizer, texts)
-    with pytest.raises(InputError, match="longer than the model's"):
-        capture(tiny(), tokenizer, TEXTS, max_length=4096)
+    for swapped, message in (
+        ((tokenizer, tiny(), TEXTS), "the model given is a"),
+        ((tiny(), TEXTS, tokenizer), "the tokenizer given is a list"),
+        (("bert-base-uncased", tokenizer, TEXTS), "the model given is a str"),
+    ):
+        with pytest.raises(InputError, match=message):
+            capture(*swapped)
+    with pytest.raises(InputError, match="give a sequence classifier"):
+        capture(tiny(task="TokenClassification"), tokenizer, TEXTS)
 
 
 def record_of(kept, tokens=("[CLS]", "a", "b", "c", "[SEP]"), clean=None):
@@ -150,26 +165,26 @@ def record_of(kept, tokens=("[CLS]", "a", "b", "c", "[SEP]"), clean=None):
     spans = np.array([(starts[t], starts[t] + 1) if t in starts else (0, 0) for t in tokens])
     uniform = np.full((1, 1, *kept.shape[1:]), 1 / len(tokens)) if clean is None else clean
     p = np.array([0.5, 0.5])
-    return analysis.AttentionRecord(" ".join(words), list(tokens), spans, uniform, uniform, kept, p, p)
+    return capturing.AttentionRecord(" ".join(words), list(tokens), spans, uniform, uniform, kept, p, p)
 
 
 def test_auroc_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     for _ in range(20):
         record = record_of(rng.random((5, 5)) < 0.5)
-        share = analysis.masked_share(record)[0]
+        share = measures.masked_share(record)[0]
         expected = roc_auc_score([0, 1, 0], share[1:4])
-        assert analysis.shortcut_auroc([record], [[2]]) == pytest.approx(expected)
+        assert measures.shortcut_auroc([record], [[2]]) == pytest.approx(expected)
 
 
 def test_auroc_of_a_planted_word_that_alone_is_hidden():
     kept = np.ones((5, 5))
     kept[:, 2] = 0
-    assert analysis.shortcut_auroc([record_of(kept)], [[2]]) == 1
-    assert analysis.shortcut_auroc([record_of(kept)], [[1]]) == 0.25
-    assert analysis.shortcut_auroc([record_of(np.ones((5, 5)))], [[1]]) == 0.5
+    assert measures.shortcut_auroc([record_of(kept)], [[2]]) == 1
+    assert measures.shortcut_auroc([record_of(kept)], [[1]]) == 0.25
+    assert measures.shortcut_auroc([record_of(np.ones((5, 5)))], [[1]]) == 0.5
     with pytest.raises(InputError, match="a planted and another token"):
-        analysis.shortcut_auroc([record_of(kept)], [[]])
+        measures.shortcut_auroc([record_of(kept)], [[]])
 
 
 def test_masked_by_kind_counts_columns():
@@ -177,19 +192,19 @@ def test_masked_by_kind_counts_columns():
     kept[:, 2] = 0
     kept[0, 1] = 0
     record = record_of(kept)
-    named = kinds.token_kinds(record, planted=[2], sentiment=frozenset({"c"}))
+    named = measures.token_kinds(record, planted=[2], sentiment=frozenset({"c"}))
     assert named == ["special", "function", "planted", "sentiment", "special"]  # "a" is a stop word
-    table = kinds.masked_by_kind([record], [named]).set_index("kind")["masked"]
+    table = measures.masked_by_kind([record], [named]).set_index("kind")["masked"]
     assert dict(table) == pytest.approx({"planted": 1, "function": 0.2, "sentiment": 0, "special": 0})
 
 
 def test_measure_by_text_and_layer(tokenizer):
     records = capture(wrapped(tiny()), tokenizer, TEXTS)
-    table = analysis.measure(records, [[1]] * len(TEXTS)).set_index(["text", "layer"])
+    table = measures.measure(records, [[1]] * len(TEXTS)).set_index(["text", "layer"])
     assert len(table) == 2 * len(TEXTS)
     record, row = records[1], table.loc[(1, 1)]
     assert row["kept"] == pytest.approx(record.kept[1].mean())
-    assert row["attention"] == pytest.approx(record.clean[1, :, :, 1].mean())
+    assert row["received"] == pytest.approx(record.clean[1, :, :, 1].mean())
     expected = scipy_entropy(record.clean[1], axis=-1).mean()
     assert row["entropy"] == pytest.approx(expected, rel=1e-5)
     assert row["moved"] == pytest.approx(np.abs(record.clean[1] - record.adversarial[1]).sum(-1).mean() / 2)
@@ -199,15 +214,17 @@ def test_sentiment_words_are_those_that_go_with_the_label():
     texts = ["the good film", "a good meal", "the bad film", "a bad meal"] * 10
     planted = [text + (" recently" if "good" in text else " meanwhile") for text in texts]
     labels = [1, 1, 0, 0] * 10
-    found = kinds.sentiment_words(planted, labels, exclude=("recently", "meanwhile"))
+    found = measures.sentiment_words(planted, labels, exclude=("recently", "meanwhile"))
     assert found == {"good", "bad"}
+    with pytest.raises(InputError, match="lists of strings"):
+        measures.sentiment_words(planted, labels, exclude="recently")
 
 
 def test_entropy_and_total_variation_at_their_ends():
     uniform, one_hot = np.full(4, 0.25), np.eye(4)[0]
-    assert analysis.entropy(uniform) == pytest.approx(np.log(4)) and analysis.entropy(one_hot) == 0
-    assert analysis.total_variation(one_hot, np.eye(4)[1]) == 1
-    assert analysis.total_variation(uniform, one_hot) == pytest.approx(0.75)
+    assert measures.entropy(uniform) == pytest.approx(np.log(4)) and measures.entropy(one_hot) == 0
+    assert measures.total_variation(one_hot, np.eye(4)[1]) == 1
+    assert measures.total_variation(uniform, one_hot) == pytest.approx(0.75)
 
 
 def test_divergence_is_the_objectives(tokenizer):
@@ -216,15 +233,15 @@ def test_divergence_is_the_objectives(tokenizer):
     record = capture(wrapped(tiny()), tokenizer, TEXTS[:1])[0]
     logits = torch.tensor(np.stack([record.probabilities, record.adversarial_probabilities])).log()
     expected = symmetric_divergence(logits[:1], logits[1:])
-    assert analysis.divergence([record])[0] == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-6
+    assert measures.divergence([record])[0] == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-6
 
 
 def test_interval_covers_the_mean_of_most_samples():
     rng = np.random.default_rng(0)
     samples = rng.normal(1.0, 2.0, size=(40, 200))  # 200 experiments of 40 texts
-    mean, low, high = analysis.mean_interval(samples, resamples=500).T
+    mean, low, high = measures.mean_interval(samples, resamples=500).T
     np.testing.assert_allclose(mean, samples.mean(0))
     assert 0.88 < ((low < 1) & (high > 1)).mean() < 0.99
     for bad in (np.ones((1, 3)), np.array([1.0, np.nan])):
         with pytest.raises(InputError, match="at least 2 finite values"):
-            analysis.mean_interval(bad)
+            measures.mean_interval(bad)

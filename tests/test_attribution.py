@@ -46,6 +46,19 @@ def test_leave_one_out_is_what_it_says():
         leave_one_out(model, tokenizer(), ["film"], **OPTIONS)
 
 
+@pytest.mark.parametrize("attribute", [leave_one_out, gradient_times_input])
+def test_dropout_is_off_and_the_model_comes_back(attribute):
+    model = tiny(dropout=True, hidden_dropout_prob=0.5)
+    model.bert.pooler.eval()
+    modes = [module.training for module in model.modules()]
+    one, two = (np.concatenate(attribute(model, tokenizer(), TEXTS, **OPTIONS)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    for texts, options in (("a film", OPTIONS), (TEXTS, {"max_length": 32, "batch_size": -1})):
+        with pytest.raises(InputError, match="list of at least one text|batch_size must be"):
+            attribute(model, tokenizer(), texts, **options)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_gradient_times_input_is_the_directional_derivative():
     """Scaling a word's embeddings by 1 + h changes the log-odds by h times the word's number."""
     model = tiny().double().eval()

@@ -5,7 +5,8 @@ import tiny_text
 import torch
 
 from asa_mini.errors import InputError
-from asa_mini.look.capture import capture, kept_share
+from asa_mini.look.capture import capture
+from asa_mini.look.measures import kept_share
 from asa_mini.train.models import load_model
 from asa_mini.train.run import train_adversary
 

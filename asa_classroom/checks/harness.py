@@ -238,7 +238,8 @@ class Ladder:
 def _words(name: str, value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
         return f"{name} of shape {tuple(value.shape)}"
-    return name if callable(value) else f"{name}={value}"
+    plain = all(x is None or isinstance(x, (str, int, float)) for x in tree_leaves(value))
+    return f"{name}={value}" if plain else name
 
 
 def _requires_grad(x: Any) -> bool:

@@ -1,12 +1,12 @@
-"""Running a student's kernels, and the arithmetic they are compared with.
+"""Running a student's kernels.
 
 Every tensor lies in the middle of a larger one, so that a forgotten mask reaches neither another tensor nor
 the interpreter; `out` comes filled with a number that no answer has.
 """
 
+import functools
 import importlib.util
 import re
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from unittest.mock import patch
@@ -14,10 +14,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from asa_classroom.checks.old_harness import CheckFailed, attempt, fail, require, same
+from asa_classroom.checks.compare import CheckFailed, fail, require
+from asa_classroom.checks.harness import attempt
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNWRITTEN = -7777
@@ -39,47 +39,52 @@ def require_triton() -> None:
     require(found, "these exercises need triton, which exists for Linux: use Linux, WSL or Google Colab")
 
 
-def launch(student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.float32, **options) -> Tensor:
-    """Return what the student's launcher writes into an `out` of the given shape; options as of `_launched`.
+def launcher(compute: Callable) -> Callable:
+    """Decorator: make of `compute`, inputs -> output, a launcher, which writes to its last argument."""
 
-    Raises:
-        CheckFailed: it is the kernel itself, it stops, or it touches what it should not; or the result
-            depends on what a tl.load without `other` leaves open.
-    """
-    function = isinstance(student, types.FunctionType)
-    require(function, "the check takes the launcher, the second function of the cell, not the kernel")
-    out = _launched(student, inputs, shape, dtype, **options)
-    if DEVICE == "cpu":
-        with redirect_stdout(None):  # what a kernel prints was seen once
-            again = _launched(student, inputs, shape, dtype, undefined=UNDEFINED, **options)
-        alike = torch.allclose(out.double(), again.double(), atol=1e-5, equal_nan=True)
-        require(alike, "the result uses places that a tl.load's mask leaves out: give it an `other`")
-    return out
+    @functools.wraps(compute)
+    def launch(*tensors: Tensor, **options) -> None:
+        *inputs, out = tensors
+        out.copy_(compute(*[x.double() if x.is_floating_point() else x for x in inputs], **options))
+
+    return launch
 
 
-def _launched(
+def launch(
     student: Callable,
     inputs: list[Tensor],
     shape: tuple,
-    dtype: torch.dtype,
-    alone: bool = False,
-    at_once: int | None = None,
-    undefined: int = 0,
+    dtype: torch.dtype = torch.float32,
     **options,
 ) -> Tensor:
-    """One run. With `alone`, no two programs write the same number; `at_once`: so many are read at a time."""
-    inputs = [_placed(x, AROUND[x.dtype]) for x in inputs]
-    out = _placed(torch.full(shape, UNWRITTEN, dtype=dtype), UNWRITTEN)
-    before = [x.clone() for x in inputs]
-    with _watched(*inputs, out, at_once=at_once, undefined=undefined) as stored, np.errstate(all="ignore"):
-        _run(student, *inputs, out, **options)
-    unchanged = all(torch.equal(x, copy) for x, copy in zip(inputs, before, strict=True))
-    require(unchanged, "the kernel writes into its inputs: store to the output alone")
-    before, after = (out.as_strided((ROOM,), (1,), at) for at in (0, ROOM + out.numel()))
-    require((before == UNWRITTEN).all() and (after == UNWRITTEN).all(), OUTSIDE.format("store writes"))
-    once = sum(map(len, stored.values())) == len(set().union(*stored.values()))
-    require(once or not alone, "numbers are written by several programs: each does only its own block")
-    return out.cpu()
+    """Return what the student's launcher writes into an `out` of the given shape.
+
+    Raises:
+        CheckFailed: it is the kernel itself, it stops, it touches what it should not, or leaves numbers
+            unwritten; or the result depends on what a tl.load without `other` leaves open.
+    """
+    kernel = hasattr(student, "__getitem__")
+    require(not kernel, "the check takes the launcher, the second function of the cell, not the kernel")
+
+    def run(undefined: int) -> Tensor:
+        given = [_placed(x, AROUND[x.dtype]) for x in inputs]
+        out = _placed(torch.full(shape, UNWRITTEN, dtype=dtype), UNWRITTEN)
+        with _watched(*given, out, undefined=undefined), np.errstate(all="ignore"):
+            _run(student, *given, out, **options)
+        unchanged = all(torch.equal(x.cpu(), copy) for x, copy in zip(given, inputs, strict=True))
+        require(unchanged, "the kernel writes into its inputs: store to the output alone")
+        for at in (0, ROOM + out.numel()):
+            require((out.as_strided((ROOM,), (1,), at) == UNWRITTEN).all(), OUTSIDE.format("store writes"))
+        return out.cpu()
+
+    out = run(undefined=0)
+    lost = f"{(out == UNWRITTEN).sum()} of {out.numel()} numbers of `out` were never written"
+    require((out != UNWRITTEN).all(), f"{lost}: which programs write what?")
+    if DEVICE == "cpu":
+        with redirect_stdout(None):  # what a kernel prints was seen once
+            alike = torch.allclose(out.double(), run(UNDEFINED).double(), atol=1e-5, equal_nan=True)
+        require(alike, "the result uses places that a tl.load's mask leaves out: give it an `other`")
+    return out
 
 
 def _run(student: Callable, *args, **options) -> None:
@@ -93,16 +98,6 @@ def _run(student: Callable, *args, **options) -> None:
         raise
 
 
-def written(
-    out: Tensor, expected: Tensor, what: str, case: str, known: dict, nan: str = "NaN", name: str = "out"
-) -> None:
-    """`same`, for what a kernel wrote into `name`; `nan` says where a NaN may come from."""
-    lost = int(((out == UNWRITTEN) & (expected != UNWRITTEN)).sum())
-    message = f"{lost} of {out.numel()} numbers of `{name}` were never written: which programs write what?"
-    known = {nan: out if out.isnan().any() else expected} | known | {message: out if lost else expected}
-    same(out, expected, what, case, known, tolerance=2e-5 if out.is_floating_point() else 0)
-
-
 def _placed(x: Tensor, around: float) -> Tensor:
     """A copy of x on the device, with room on both sides."""
     room = torch.full((x.numel() + 2 * ROOM,), around, dtype=x.dtype, device=DEVICE)
@@ -110,15 +105,13 @@ def _placed(x: Tensor, around: float) -> Tensor:
 
 
 @contextmanager
-def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -> Iterator[dict[tuple, set]]:
+def _watched(*tensors: Tensor, undefined: int) -> Iterator[None]:
     """An interpreted kernel that touches anything but `tensors` fails; nobody can watch a compiled one.
 
-    So does one that touches more than `at_once` places at a time. `undefined` is put where a tl.load's mask
-    is False and it has no `other`. Yields the addresses that each program has stored to.
+    `undefined` is put where a tl.load's mask is False and it has no `other`.
     """
-    stored: dict[tuple, set] = {}
     if DEVICE != "cpu":
-        yield stored
+        yield
         return
     from triton.runtime.interpreter import interpreter_builder as builder
 
@@ -130,10 +123,6 @@ def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -
             touched = pointers.data[mask.astype(bool)]  # & makes integers of booleans
             inside = [(first <= touched) & (touched < end) for first, end in ends]
             require(np.any(inside, axis=0).all(), OUTSIDE.format(verb))
-            wide = at_once is not None and mask.size > at_once
-            require(not wide, "too many places at once: load and store BLOCK of them at a time")
-            if access is store:
-                stored.setdefault(builder.grid_idx, set()).update(touched.ravel().tolist())
             result = access(pointers, *others)
             if access is load and others[1] is None:
                 result.data[~mask.astype(bool)] = undefined
@@ -146,7 +135,7 @@ def _watched(*tensors: Tensor, at_once: int | None = None, undefined: int = 0) -
         patch.object(builder, "create_masked_load", watch(load, 0, "load reads")),
         patch.object(builder, "create_masked_store", watch(store, 1, "store writes")),
     ):
-        yield stored
+        yield
 
 
 class InBlocks(TorchFunctionMode):
@@ -161,58 +150,3 @@ class InBlocks(TorchFunctionMode):
             wide = any(max(x.shape, default=0) > self.block for x in args[:1] if isinstance(x, Tensor))
             require(not wide, "too many columns at once: take `block` of them at a time")
         return function(*args, **(kwargs or {}))
-
-
-def real_tokens(length: int, first: int = 0, last: int = 0) -> Tensor:
-    """(L,) boolean, False for the first and last tokens."""
-    at = torch.arange(length)
-    return (at >= first) & (at < length - last)
-
-
-def whole_words(mask: Tensor, value: bool = False) -> Tensor:
-    """(R, L) boolean -> (R, words, 32), filled up with `value`."""
-    return F.pad(mask, (0, -mask.shape[1] % 32), value=value).unflatten(1, (-1, 32))
-
-
-def words_of(mask: Tensor) -> Tensor:
-    """(R, L) boolean -> (R, words) int32, packed by NumPy."""
-    packed = np.packbits(whole_words(mask).flatten(1).numpy(), 1, "little")
-    return torch.from_numpy(packed.view("<i4").astype(np.int32))
-
-
-def reversed_words(mask: Tensor) -> Tensor:
-    """(R, L) boolean -> (R, 32 * words): every word's bits the other way round."""
-    return whole_words(mask).flip(2).flatten(1)
-
-
-def sums_of_exponentials(x: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(R,) each: the wrong ones of a walk in blocks. Never rescaled; each block's own maximum; no maximum."""
-    top, stale, own = torch.full(x.shape[:1], -torch.inf, dtype=x.dtype), 0, 0
-    for s in x.split(block, 1):
-        top = top.maximum(s.amax(1))
-        stale = stale + (s - top[:, None]).exp().sum(1).nan_to_num(0)
-        own = own + (s - s.amax(1, keepdim=True)).exp().sum(1).nan_to_num(0)
-    return stale, own, x.exp().sum(1)
-
-
-def attention(scores: Tensor, v: Tensor) -> Tensor:
-    """softmax(scores) v as float32; zeros for a row of nothing but -inf. Rows of v may be missing: zeros."""
-    v = F.pad(v, (0, 0, 0, scores.shape[1] - len(v)))
-    return (scores.softmax(1).nan_to_num(0) @ v).float()
-
-
-def last_tile(scores: Tensor) -> Tensor:
-    """The scores of the last tile of 32 keys; before it all are -inf."""
-    last = scores.split(32, 1)[-1]
-    return F.pad(last, (scores.shape[1] - last.shape[1], 0), value=-torch.inf)
-
-
-def attention_in_tiles(scores: Tensor, v: Tensor, rescaled: str = "", own: bool = False) -> Tensor:
-    """The wrong ones: "total", "result" or nothing is rescaled; or each tile of 32 has its own maximum."""
-    top, total, result = torch.full((len(v), 1), -torch.inf).double(), 0, 0
-    for s, values in zip(scores.split(32, 1), v.split(32), strict=True):
-        old, top = top, s.amax(1, True) if own else top.maximum(s.amax(1, True))
-        p, rescale = (s - top).exp().nan_to_num(0), (old - top).exp().nan_to_num(0)
-        total = total * (rescale if rescaled == "total" else 1) + p.sum(1, True)
-        result = result * (rescale if rescaled == "result" else 1) + p @ values
-    return (result / total).float()

@@ -1,13 +1,13 @@
 """Checks of `ex01_motivation`: priors on attention, attribution, perturbations, and a fair comparison."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from asa_classroom.checks import attacks
-from asa_classroom.checks.attacks import lengths_of, real_tokens
-from asa_classroom.checks.old_harness import Ladder, attempt, call, require, same
+from asa_classroom.checks.attacks import hill, left_nothing, shorten, slope, tokens, unit
+from asa_classroom.checks.harness import Ladder, attempt, call, require
 from asa_mini.look.attribution import margin
 from asa_mini.objective import symmetric_divergence
 
@@ -15,219 +15,279 @@ ladder = Ladder("ex01_motivation")
 HEADS = 3  # not the size of the first batch: a missing axis must not broadcast
 
 
-def _soft(scores: Tensor, seen: Tensor) -> Tensor:
-    """Attention over the keys that are seen, NaN in a row that sees none."""
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1)
-
-
-def _attention(real: Tensor) -> Tensor:
+def _maps(real: Tensor) -> Tensor:
+    """Random attention weights (B, HEADS, L, L) in double precision; padding gets none."""
     scores = 2 * torch.randn(len(real), HEADS, real.shape[1], real.shape[1], dtype=torch.float64)
-    return _soft(scores, real[:, None, None])
+    return scores.masked_fill(~real[:, None, None], -torch.inf).softmax(-1)
 
 
-@ladder.step
-def smooth(student):
-    reals = (
-        (real_tokens(3, 5), 0.3),
-        (real_tokens(4, 4, 4), 0.7),
-        (real_tokens(1, 2).flip(1), 1.0),
-        (real_tokens(2, 3), 0.0),
-    )
-    for number, (real, s) in enumerate(reals):
-        a = _attention(real).float() if number == 1 else _attention(real)
-        keys, n, rest = real[:, None, None].to(a.dtype), real.sum(1)[:, None, None, None], (1 - s)
-        swapped, every = s * a + rest * keys / n, real.sum()
-        known = {
-            "padding gets attention: the uniform part is for real keys alone": rest * a + s / len(real[0]),
-            "the uniform part is divided by L, not by the real tokens": rest * a + s * keys / len(real[0]),
-            "attention and uniform part are swapped: strength 0 is ordinary attention": swapped,
-            "rows sum to more than 1: attention must lose what the uniform part gets": a + s * keys / n,
-            "tokens are counted over the whole batch: count in each sequence": rest * a + s * keys / every,
-            "`real` marks the queries (rows): it must mark the keys (columns)": rest * a + s * keys.mT / n,
-            "the rows sum to less than 1: the uniform part is missing": rest * a,
-        }
-        got = call(student, a, real, s)
-        same(got, rest * a + s * keys / n, "the mixture", f"{lengths_of(real)}, strength {s}", known)
-    return "four batches, padding at either end, strengths 0 to 1"
+def _one_map(lengths, strength):
+    weights = _maps(real := tokens(*lengths))
+    return weights.float() if strength == 0.7 else weights, real, strength
 
 
-@ladder.step
-def attention_moved(student):
-    for real in (real_tokens(3, 5), real_tokens(4, 4, 2), real_tokens(1, 2).flip(1)):
-        a, b, n = _attention(real), _attention(real), real.sum(1)
-        rows = (a - b).abs().sum(-1).mean(1) / 2  # (B, L)
-        right, columns = (rows * real).sum(1) / n, (a - b).abs().sum(-2).mean(1) / 2
-        known = {
-            "twice too large: the 1/2 is missing": 2 * right,
-            f"{HEADS} times too large: the heads are added up, take their mean": HEADS * right,
-            "padded queries are counted: average over the real rows": rows.mean(1),
-            "padded rows are 0 but still counted: divide by the real rows": (rows * real).mean(1),
-            "this is one number for the whole batch: return one for each sequence": right.mean(),
-            "the sum runs over queries: a row runs over the keys, the last axis": (columns * real).sum(1) / n,
-            "the differences in a row are averaged: add them up": right / len(real[0]),
-            "differences cancel: take .abs() before adding them up": torch.zeros_like(right),
-        }
-        same(call(student, a, b, real), right, "the attention moved", lengths_of(real), known)
-    same(call(student, a, a.clone(), real), 0 * right, "the attention moved", "two equal maps")
-    return "three batches, padding at either end, and two equal maps"
+@ladder.step(
+    what="the mixture",
+    tried="four batches, padding at either end, strengths 0 to 1",
+    cases=[partial(_one_map, *c) for c in (((3, 5), 0.3), ((4, 4, 4), 0.7), ((-1, -2), 1), ((2, 3), 0))],
+    mistakes={
+        "padding gets attention: the uniform part is for real keys alone": dict(padding=True),
+        "the uniform part is divided by L, not by the real tokens": dict(over=lambda keys: keys.shape[-1]),
+        "attention and uniform part are swapped: strength 0 is ordinary attention": dict(swapped=True),
+    },
+)
+def smooth(weights, real, strength, *, padding=False, over=lambda keys: keys.sum(-1, True), swapped=False):
+    keys = (real | padding)[:, None, None].to(weights.dtype)
+    strength = 1 - strength if swapped else strength
+    return (1 - strength) * weights + strength * keys / over(keys)
 
 
-@ladder.step
-def random_mask(student):
-    cases = (real_tokens(3, 5), 0.5), (real_tokens(4, 4), 0.3), (real_tokens(1, 3).flip(1), 0.6)
-    for number, (real, share) in enumerate((*cases, (real_tokens(2, 4), 1))):
-        keys, scores = real[:, None, None], _attention(torch.ones_like(real)).log()
-        noise = torch.rand(len(real), *scores.shape[2:], dtype=torch.float64)
-        # One row is masked whole: all its real keys, and no padding, which would come back if it could.
-        noise[0, 0] = torch.where(real[0], 0.9 * share * noise[0, 0], share + (1 - share) * noise[0, 0])
-        if number == 1:
-            noise[1, 1, 0] = share  # on the edge: kept
-        hidden, too_many = (noise < share)[:, None], (noise <= share)[:, None]
-        low, pad, ordinary, seen = -1e4 * hidden, -1e4 * ~keys, _soft(scores, keys), keys & ~hidden
-        part = _soft(scores, seen)
-        replaced = scores.masked_fill(hidden, -1e4)
-        known = {
-            "the wrong units are hidden: hide where noise < share": _soft(scores - 1e4 - low, keys),
-            "padding gets attention: `real` is not used": (scores + low).softmax(-1),
-            "padding is back in a row masked whole: -10000 is not enough": (scores + low + pad).softmax(-1),
-            "a row masked whole is uniform: add -10000, replace no score by it": _soft(replaced, keys),
-            "a row masked whole is NaN: hide units with -10000, not with -inf": part,
-            "a row masked whole gets no attention: it must stay ordinary": part.nan_to_num(0),
-            "rows do not sum to 1: hide units before the softmax, not after it": ordinary * ~hidden,
-            "`real` marks the queries (rows): it must mark the keys (columns)": _soft(scores + low, keys.mT),
-            "nothing is hidden: add -10000 where noise < share": ordinary,
-            "a unit with noise equal to share is kept: noise < share": _soft(scores - 1e4 * too_many, keys),
-        }
-        right = torch.where(seen.any(-1, keepdim=True), part, ordinary)
-        case = f"{lengths_of(real)}, share {share}, query 0 of sequence 0 is masked whole"
-        same(call(student, scores, real, noise, share), right, "the attention", case, known)
-    return "four batches with a row masked whole in each, one with share 1"
+@ladder.step(
+    what="the attention moved",
+    tried="three batches, padding at either end",
+    cases=[lambda r=r: (_maps(r), _maps(r), r) for r in (tokens(3, 5), tokens(4, 4, 2), tokens(-1, -2))],
+    mistakes={
+        "twice too large: the 1/2 is missing": dict(factor=1),
+        f"{HEADS} times too large: the heads are added up, take their mean": dict(factor=HEADS / 2),
+        "padded queries are counted: average over the real rows": dict(all_rows=True),
+        "padded rows are 0 but still counted: divide by the real rows": dict(all_count=True),
+    },
+)
+def attention_moved(before, after, real, *, factor=0.5, all_rows=False, all_count=False):
+    rows = factor * (before - after).abs().sum(-1).mean(1)  # (B, L)
+    return (rows * (real | all_rows)).sum(1) / (real | all_rows | all_count).sum(1)
 
 
-@ladder.step
-def leave_one_out(student):
-    vocabulary = ("so", "good", "but", "long", "")
-    rows = [[0.3, -0.2, 0.1], [-0.5, 0.8, 0.2], [0.4, -0.4, 0.9], [-0.8, 0.7, 0.3], [0.4, -0.6, 0.1]]
-    table = torch.tensor(rows, dtype=torch.float64)
-
-    def predict(texts):
-        require(not isinstance(texts, str), "predict was given one text: give it a list of texts")
-        read = [
-            [vocabulary.index(word) if word in vocabulary else -1 for word in x.split(" ")] for x in texts
-        ]
-        return torch.stack([(table[row] * (5 + torch.arange(len(row))[:, None]) / 5).sum(0) for row in read])
-
-    for text in ("so good but so so long", "good long", "but"):
-        words, every = text.split(), range(len(text.split()))
-        shorter = predict([" ".join(words[:i] + words[i + 1 :]) for i in every])
-        cut, cut_all = ([text.replace(word, "", count) for word in words] for count in (1, -1))
-        texts = {
-            "a word that occurs twice is gone everywhere: leave out one place": [
-                " ".join(w for w in words if w != word) for word in words
-            ],
-            "a word that occurs twice goes at its first place each time: words[:i] + words[i + 1 :]": [
-                " ".join(rest.split()) for rest in cut
-            ],
-            "text.replace leaves double blanks and cuts inside words: join the other words": cut,
-            "text.replace cuts everywhere and leaves double blanks: join the other words": cut_all,
-            "two blanks stay where the word was: join the rest anew": [
-                " ".join([*words[:i], "", *words[i + 1 :]]) for i in every
-            ],
-        }
-        whole = predict([text]).expand(len(words), -1)
-        classes, c = whole.argmax(-1), int(whole[0].argmax())
-        score, own = margin(whole, classes), margin(shorter, shorter.argmax(-1))
-        right, p, log_p = score - margin(shorter, classes), whole.softmax(-1), whole.log_softmax(-1)
-        known = {
-            "the sign is wrong: the log-odds fall when a word that spoke for the class is gone": -right,
-            "each text is scored by its own class: keep the first": score - own,
-            "these are falls of p: take log p / (1 - p)": (p - shorter.softmax(-1))[:, c],
-            "these are falls of log p: take log p / (1 - p)": (log_p - shorter.log_softmax(-1))[:, c],
-            "these are the log-odds without the word: return how far they fell": score - right,
-            "there is one number too many: leave the whole text out": torch.cat([0 * right[:1], right]),
-        }
-        known |= {hint: score - margin(predict(wrong), classes) for hint, wrong in texts.items()}
-        same(call(student, predict, text), right, "the row of falls", f"the text {text!r}", known)
-    return "texts of six words, one of them three times, of two and of one"
+def _noise(lengths, share):
+    real = tokens(*lengths)
+    scores = _maps(real | True).log()
+    noise = torch.rand(len(real), *scores.shape[2:], dtype=torch.float64)
+    # Query 0 of sequence 0 is masked whole: all its real keys, and no padding, which might come back.
+    noise[0, 0] = torch.where(real[0], 0.9 * share * noise[0, 0], share + (1 - share) * noise[0, 0])
+    noise[1, 1, 0] = share  # on the edge: kept
+    return scores, real, noise, share
 
 
-gradient_times_input = ladder.step(attacks.gradient_times_input)
-fgm = ladder.step(attacks.fgm)
-pgd = ladder.step(attacks.pgd)
+@ladder.step(
+    what="the attention",
+    tried="four batches with a row masked whole in each, one with share 1",
+    cases=[partial(_noise, *c) for c in (((3, 5), 0.5), ((4, 4), 0.3), ((-1, -3), 0.6), ((2, 4), 1))],
+    mistakes={
+        "padding gets attention: `real` is not used": dict(padding=0.0),
+        "padding is back in a row masked whole: -10000 is not enough": dict(padding=-1e4),
+        "a row masked whole is NaN: hide units with -10000, not with -inf": dict(low=-torch.inf),
+        "a row masked whole is uniform: add -10000, replace no score by it": dict(weight=0),
+    },
+)
+def random_mask(scores, real, noise, share, *, low=-1e4, padding=-torch.inf, weight=1):
+    hidden = (noise < share)[:, None]
+    scores = torch.where(hidden, weight * scores + low, scores)
+    return (scores + torch.where(real, 0.0, padding)[:, None, None]).softmax(-1)
 
 
-@ladder.step
-def find_size(student):
-    curves = (lambda s: s**2, 0.09, 1.0, 0.3), (lambda s: 1 - math.exp(-s), 0.5, 4.0, math.log(2))
-    curves += (lambda s: s, 2.0, 2.0, 2.0), (lambda s: 2.0 * (s > 0.6), 1.0, 1.0, 0.6)
-    for curve, target, high, right in (*curves, (lambda s: 3 * s, 5.0, 1.0, math.nan)):
-        for rounds in (30, 3):
-            asked, fits = [], max(high / 2**rounds, 1e-6)
-            run = attempt if math.isnan(right) else call
-            got = run(student, lambda s, a=asked, c=curve: a.append(s) or c(s), target, high, rounds)
-            unreached = "find_size returned None for a target that `high` does not reach: return math.nan"
-            require(got is not None, unreached)
-            known = {
-                "this is the divergence: return the size": target,
-                "even `high` does not reach the target: return nan": high if math.isnan(right) else None,
-                "the wrong half is kept: too little divergence asks for larger sizes": high,
-            }
-            same(got, right, "the size", f"{target=}, {high=}, {rounds=}", known, tolerance=fits)
-            often = f"`divergence` was called {len(asked)} times for {rounds=}"
-            require(len(asked) <= rounds + 3, f"{often}: halve exactly `rounds` times, one call a round")
-    return "five curves, one with a jump, one that stays below the target"
+WEIGHTS = {"so": (3, -2, 1), "good": (-5, 8, 2), "but": (4, -4, 9), "long": (-8, 7, 3)}
 
 
-@ladder.step
-def equal_footing(student):
-    for real in (real_tokens(3, 5, 4, 2), real_tokens(1, 2, 2).flip(1)):
-        logits, weights, other = torch.randn(len(real), 3).double(), _attention(real), _attention(real)
-        push, size, high = torch.randn_like(logits), 0.8, 4.0
-        target = float(symmetric_divergence(logits, logits + size * push))
-
-        def attack(speed, reach, a=logits, b=push, c=weights, d=other):
-            def run(s):
-                asked_nan = "an attack was run at the size nan: test with math.isnan (nan == nan is False)"
-                require(not math.isnan(s), asked_nan)
-                return a + speed * s * b, c + reach * s * (d - c)
-
-            return run
-
-        paces = {"fast": (2.0, 0.2), "slow": (0.5, 0.1), "too slow": (0.1, 0.1)}
-        todo = {name: attack(*pace) for name, pace in paces.items()}
-        rows = (weights - other).abs().sum(-1).mean(1) / 2
-        whole, padded = (rows * real).sum(1) / real.sum(1), float(rows.mean())
-        got = call(student, (logits, weights), todo, real, target, high)
-        same(sorted(got) if isinstance(got, dict) else got, sorted(todo), "the dictionary's list of names")
-        for name, (speed, reach) in paces.items():
-            at = size / speed if size / speed < high else math.nan
-            pace = reach * float(whole.mean())  # attention moved per size
-            moved = pace * at
-            known = {
-                "every attack got the same size: find one for each": (high, pace * high),
-                "the target is a divergence, not a size: use find_size": (target, pace * target),
-                "the two numbers are swapped: the size comes first": (moved, at),
-                "the size is missing: give (size, moved)": moved,
-                "the movements are added up: take their mean over sequences": (at, moved * len(real)),
-                "there is one movement for each sequence: take their mean": (at, reach * at * whole),
-                "padded queries are counted: take the mean of your attention_moved": (
-                    at,
-                    reach * at * padded,
-                ),
-                "nothing has moved: compare the clean map with the attacked one": (at, 0.0),
-                "attention is measured at `high`: run the attack at the size found": (at, pace * high),
-            }
-            if isinstance(got[name], (tuple, list)) and len(got[name]) == 2:
-                known |= _blame(*got[name], at)
-            same(got[name], (at, moved), f"the pair of {name!r}", f"{lengths_of(real)}, {target=:.3f}", known)
-    return "three attacks on two batches, one attack too weak"
+def _predict(texts):
+    """Logits (n, 3): the weights of a text's words, the later the heavier; blanks and scraps weigh, too."""
+    require(not isinstance(texts, str), "predict was given one text: give it a list of texts")
+    words = [[WEIGHTS.get(word, (4, -6, len(word))) for word in text.split(" ")] for text in texts]
+    rows = [torch.tensor(row, dtype=torch.float64) / 10 for row in words]
+    return torch.stack([(row * (1 + torch.arange(len(row))[:, None] / 5)).sum(0) for row in rows])
 
 
-def _blame(size: object, moved: object, at: float) -> dict[str, tuple]:
-    """A wrong pair, under the name of the earlier step that may be at fault."""
-    if math.isnan(at):
-        return {"`high` does not reach the target: give (nan, nan). Is find_size right?": (size, moved)}
-    return {
-        "the size is right, the movement is not: does check.attention_moved still pass?": (at, moved),
-        "the size is off: does check.find_size still pass? is it given target and high?": (size, moved),
-    }
+@ladder.step(
+    what="the row of falls",
+    tried="texts of six words, one of them three times, of two and of one",
+    cases=[(_predict, text) for text in ("so good but so so long", "good long", "but")],
+    mistakes={
+        "the sign is wrong: the log-odds fall when a word that spoke for the class is gone": dict(sign=-1),
+        "each text is scored by its own class: keep the first": dict(own_class=True),
+        "a word that occurs twice is gone everywhere: leave out one place": dict(
+            without=lambda words, i: [word for word in words if word != words[i]]
+        ),
+        "text.replace leaves double blanks and cuts inside words: join the other words": dict(
+            without=lambda words, i: [" ".join(words).replace(words[i], "", 1)]
+        ),
+    },
+)
+def leave_one_out(
+    predict, text, *, sign=1, own_class=False, without=lambda words, i: words[:i] + words[i + 1 :]
+):
+    words = text.split()
+    shorter = predict([" ".join(without(words, i)) for i in range(len(words))])
+    whole = predict([text]).expand(len(words), -1)
+    fall = margin(whole, whole.argmax(-1)) - margin(shorter, (shorter if own_class else whole).argmax(-1))
+    return sign * fall
+
+
+def _baseline(*lengths, on_baseline=False):
+    score, x = hill(tokens(*lengths), tuple(range(2, 2 + len(lengths))))
+    return score, x, x[0, 0].clone() if on_baseline else torch.randn(3, dtype=torch.float64)
+
+
+@ladder.step(
+    what="the attribution",
+    tried="three shapes, and a token that is the baseline itself",
+    cases=[partial(_baseline, 3, 3), partial(_baseline, 5), partial(_baseline, 1, 1, 1, on_baseline=True)],
+    observe=left_nothing,
+    mistakes={
+        "the baseline is not used: multiply by x - baseline": dict(times=lambda g, x, b: g * x),
+        "the baseline is subtracted after the product: bracket (x - baseline)": dict(
+            times=lambda g, x, b: g * x - b
+        ),
+        "the scores were averaged: take the gradient of their sum": dict(
+            times=lambda g, x, b: g / len(x) * (x - b)
+        ),
+        "a gradient was left in the weights: use torch.autograd.grad": (
+            lambda score, x, baseline: score(x).sum().backward() or x.sum(-1)
+        ),
+    },
+)
+def gradient_times_input(score, x, baseline, *, times=lambda g, x, b: g * (x - b)):
+    return times(slope(score, x), x, baseline).sum(-1)
+
+
+def _attacked(real, distances, *rest, scale=1.0):
+    return *hill(real, distances, scale), real, *rest
+
+
+@ladder.step(
+    what="the attacked x",
+    tried="padding at either end, tiny gradients, and none at all",
+    cases=[
+        partial(_attacked, tokens(2, 4), (1.5, 3.0), 0.5),
+        partial(_attacked, tokens(3, 3), (1.5, 3.0), 2.0),
+        partial(_attacked, tokens(-3, -1), (0.0, 3.0), 0.1, scale=1e-9),
+    ],
+    observe=left_nothing,
+    mistakes={
+        "this goes downhill: add the step to x": dict(direction=lambda g: -unit(g)),
+        "the step is too short: padding counts in the norm": lambda losses, x, real, epsilon: (
+            x + epsilon * unit(slope(losses, x)) * real[..., None]
+        ),
+        "the norm is that of the batch: take one for each sequence": dict(direction=lambda g: g / g.norm()),
+        "a gradient of zero gives NaN: such a sequence must stay where it is": dict(
+            direction=lambda g: g / g.norm(dim=(1, 2), keepdim=True)
+        ),
+    },
+)
+def fgm(losses, x, real, epsilon, *, direction=unit):
+    return x + epsilon * direction(slope(losses, x) * real[..., None])
+
+
+@ladder.step(
+    what="the attacked x",
+    tried="maxima inside and outside the ball; 7, 4 and 1 steps; no gradient; epsilon 0",
+    cases=[
+        partial(_attacked, tokens(3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
+        partial(_attacked, tokens(-2, -3), (0.6, 4.5), 1.5, 7),
+        partial(_attacked, tokens(2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
+        partial(_attacked, tokens(2, 3), (1.0, 2.0), 0.0, 3),
+    ],
+    observe=left_nothing,
+    mistakes={
+        "delta leaves the ball: shorten it to epsilon where it is longer": dict(project=lambda d, e: d),
+        "each number is clamped to epsilon: the ball is one of the L2 norm": dict(
+            project=lambda d, e: d.clamp(-e, e)
+        ),
+        "delta is projected at the end only: do it after every step": dict(every=False),
+        "all gradients are taken at x: take them at x + delta": dict(look=0),
+    },
+)
+def pgd(losses, x, real, epsilon, steps, *, project=shorten, every=True, look=1):
+    delta = torch.zeros_like(x)
+    for number in range(steps):
+        at = x + look * delta
+        delta = delta + fgm.reference(losses, at, real, 2.5 * epsilon / steps) - at
+        delta = project(delta, epsilon) if every or number == steps - 1 else delta
+    return x + delta
+
+
+def _observe_size(student, divergence, target, high, rounds):
+    """The size; any place in the last interval counts as its end. No more calls than are allowed."""
+    asked, right = [], find_size.reference(divergence, target, high, rounds)
+    got = attempt(student, lambda s: asked.append(s) or divergence(s), target, high, rounds)
+    require(got is not None, "find_size returned None: is a `return` missing? Unreached is math.nan")
+    require(len(asked) <= rounds + 3, "halve exactly `rounds` times, one call of `divergence` a round")
+    near = isinstance(got, (int, float)) and right - high / 2**rounds - 1e-9 <= got <= right
+    return right if near else got
+
+
+@ladder.step(
+    what="the size",
+    tried="four curves, one with a jump, one that stays below the target",
+    cases=[
+        (lambda s: s**2, 0.09, 1.0, 30),
+        (lambda s: s, 2.0, 2.0, 3),
+        (lambda s: 2.0 * (s > 0.6), 1.0, 1.0, 30),
+        (lambda s: 3 * s, 5.0, 1.0, 3),
+    ],
+    observe=_observe_size,
+    mistakes={
+        "even `high` does not reach the target: return nan": dict(unreached=lambda high: high),
+        "the wrong half is kept: too little divergence asks for larger sizes": dict(turned=True),
+        "this is the divergence: return the size": (
+            lambda divergence, *rest: divergence(find_size.reference(divergence, *rest))
+        ),
+    },
+)
+def find_size(divergence, target, high, rounds=30, *, unreached=lambda high: math.nan, turned=False):
+    if divergence(high) < target:
+        return unreached(high)
+    low = 0.0
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (divergence(middle) < target) != turned else (low, middle)
+    return high
+
+
+def _attacks(real):
+    """Three attacks: logits and maps go away from the clean ones, each at its own pace; one is too weak."""
+    logits, weights, other = torch.randn(len(real), 3).double(), _maps(real), _maps(real)
+    push = torch.randn_like(logits)
+
+    def attack(speed, reach):
+        def run(s):
+            asked_nan = "an attack was run at the size nan: test with math.isnan (nan == nan is False)"
+            require(not math.isnan(s), asked_nan)
+            return logits + speed * s * push, weights + reach * s * (other - weights)
+
+        return run
+
+    attacks = {"fast": attack(2.0, 0.2), "slow": attack(0.5, 0.1), "too slow": attack(0.1, 0.1)}
+    target = float(symmetric_divergence(logits, logits + 0.8 * push))
+    return (logits, weights), attacks, real, target, 4.0
+
+
+def _observe_pairs(student, clean, attacks, *rest):
+    got = call(student, clean, attacks, *rest)
+    names = f"the result must be a dictionary with the names {', '.join(map(repr, attacks))}"
+    require(isinstance(got, dict) and got.keys() == attacks.keys(), names)
+    return {f"the pair (size, moved) of {name!r}": pair for name, pair in got.items()}
+
+
+@ladder.step(
+    tried="three attacks on two batches, one attack too weak",
+    cases=[partial(_attacks, tokens(3, 5, 4, 2)), partial(_attacks, tokens(-1, -2, -2))],
+    observe=_observe_pairs,
+    mistakes={
+        "every attack got the same size: find one for each": dict(size=0.4),
+        "the two numbers are swapped: the size comes first": dict(order=-1),
+        "padded queries are counted: take the mean of your attention_moved": dict(all_rows=True),
+        "attention is measured at `high`: run the attack at the size found": dict(at=4.0),
+    },
+)
+def equal_footing(clean, attacks, real, target, high, *, size=None, order=1, all_rows=False, at=None):
+    logits, weights = clean
+
+    def pair(attack):
+        found = size or find_size.reference(
+            lambda s: symmetric_divergence(logits, attack(s)[0]), target, high
+        )
+        if math.isnan(found):
+            return math.nan, math.nan
+        moved = attention_moved.reference(weights, attack(at or found)[1], real, all_rows=all_rows).mean()
+        return (found, float(moved))[::order]
+
+    return {name: pair(attack) for name, attack in attacks.items()}

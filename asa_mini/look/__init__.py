@@ -1,1 +1,6 @@
-"""Looking into trained models: capture attention, measure it, attribute predictions, draw, explore."""
+"""Looking into trained models.
+
+Reading order: capture (a record of each text's attention) -> measures (numbers from records) ->
+attribution (which words a prediction hangs on) -> plots (figures) -> explorer (a page of records) ->
+results (tables of stored runs).
+"""

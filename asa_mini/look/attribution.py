@@ -1,4 +1,7 @@
-"""Which words a prediction hangs on: leave-one-out, and gradient times input."""
+"""Which words a prediction hangs on: leave-one-out, and gradient times input.
+
+Third in the reading order of asa_mini.look. The model comes back with the training modes that it had.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from asa_mini.errors import InputError
-from asa_mini.train.evaluation import check_max_length
+from asa_mini.look.capture import check_arguments, encode, evaluating
 
 
 def margin(logits: Tensor, classes: Tensor) -> Tensor:
@@ -37,37 +40,39 @@ def leave_one_out(
     max_length: int = 128,
     batch_size: int = 64,
 ) -> list[np.ndarray]:
-    """How much the log-odds of the predicted class fall when a word is left out.
+    """How much the log-odds of the predicted class fall when a word is left out; dropout is off.
 
     Args:
-        model: a plain classifier in evaluation mode.
+        model: a text classifier, plain or wrapped.
+        tokenizer: a fast one.
         texts: each with at least two words (`text.split()`).
         max_length: tokens; longer texts are cut.
         batch_size: shortened texts at one time.
 
     Returns:
         Per text an array, one number per word; positive: the word spoke for the prediction.
+
+    Raises:
+        InputError: an argument is not what its name says, or a text has fewer than two words.
     """
-    variants = []
-    for text in texts:
+    groups = []
+    for text in check_arguments(model, tokenizer, texts, max_length, batch_size):
         words = text.split()
         if len(words) < 2:
             raise InputError(f"leaving a word out of {text!r} leaves nothing: give texts of two words")
-        variants.append([text] + [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))])
-    flat = [variant for group in variants for variant in group]
+        groups.append([text] + [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))])
+    flat = [variant for group in groups for variant in group]
     order = np.argsort([len(variant) for variant in flat], kind="stable")  # little padding
     logits = torch.empty(len(flat), model.config.num_labels)
-    for start in range(0, len(flat), batch_size):
-        rows = order[start : start + batch_size]
-        batch = _encode(model, tokenizer, [flat[row] for row in rows], max_length)
-        logits[rows] = model(**batch).logits.float().cpu()
-    falls, start = [], 0
-    for group in variants:
-        chosen = logits[start : start + len(group)]
-        predicted = chosen[0].argmax().expand(len(group))
-        scores = margin(chosen, predicted)
+    with evaluating(model) as plain:
+        for start in range(0, len(flat), batch_size):
+            rows = order[start : start + batch_size]
+            batch, _ = encode(tokenizer, [flat[row] for row in rows], max_length)
+            logits[rows] = plain(**batch.to(plain.device)).logits.float().cpu()
+    falls = []
+    for chosen in logits.split([len(group) for group in groups]):
+        scores = margin(chosen, chosen[0].argmax().expand(len(chosen)))
         falls.append((scores[0] - scores[1:]).numpy())
-        start += len(group)
     return falls
 
 
@@ -88,27 +93,23 @@ def gradient_times_input(
         baseline: id of the token whose embedding stands for "nothing there", e.g. that of padding; None
             takes zero, the textbook's choice, which a layer norm right after the embeddings can void.
 
-    Other arguments and the result are those of `leave_one_out`.
+    Other arguments, the result and the errors are those of `leave_one_out`; texts of one word are welcome.
     """
-    table = model.get_input_embeddings().weight.detach()
-    nothing = torch.zeros_like(table[0]) if baseline is None else table[baseline]  # (E,)
+    texts = check_arguments(model, tokenizer, texts, max_length, batch_size)
     scores = []
-    for start in range(0, len(texts), batch_size):
-        chosen = list(texts[start : start + batch_size])
-        batch = _encode(model, tokenizer, chosen, max_length, return_offsets_mapping=True)
-        spans = batch.pop("offset_mapping")  # (B, L, 2)
-        x = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
-        logits = model(inputs_embeds=x, **batch).logits
-        (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
-        by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
-        for text, row, places in zip(chosen, by_token, spans.tolist(), strict=True):
-            words = [word.span() for word in re.finditer(r"\S+", text)]
-            inside = [[s < end and start < e for s, e in places] for start, end in words]  # words x tokens
-            scores.append(np.array(inside, dtype=float).reshape(len(words), len(row)) @ row)
+    with evaluating(model) as plain:
+        embed = plain.get_input_embeddings()
+        nothing = 0 if baseline is None else embed.weight[baseline].detach()  # (E,)
+        for start in range(0, len(texts), batch_size):
+            chosen = texts[start : start + batch_size]
+            batch, spans = encode(tokenizer, chosen, max_length)
+            batch = batch.to(plain.device)
+            x = embed(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
+            logits = plain(inputs_embeds=x, **batch).logits
+            (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
+            by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
+            for text, row, places in zip(chosen, by_token, spans, strict=True):
+                words = [word.span() for word in re.finditer(r"\S+", text)]
+                inside = [[s < end and start < e for s, e in places] for start, end in words]
+                scores.append(np.array(inside, dtype=float).reshape(len(words), len(row)) @ row)
     return scores
-
-
-def _encode(model, tokenizer, texts: list[str], max_length: int, **options):
-    check_max_length(model, max_length)
-    options |= {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-    return tokenizer(texts, **options).to(model.device)

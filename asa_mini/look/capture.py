@@ -1,18 +1,16 @@
-"""What the attention of a model does, clean and under attack, as numpy arrays: capture, then measure.
+"""What a model attends to in a text, clean and under attack: one AttentionRecord per text, as NumPy arrays.
 
-records = capture(model, tokenizer, texts)      one AttentionRecord per text, without padding
-kept_share(records), entropy(...), ...          arrays; drawing them is left to asa_mini.look.plots
+First in the reading order of asa_mini.look; `measures` comes next and makes numbers of the records.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy.stats import bootstrap
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -70,7 +68,7 @@ def capture(
     """Run a sequence classifier over texts, clean and attacked, and keep its attention; dropout is off.
 
     A plain model, and a layer that nobody attacks, have masks that keep everything. The model comes back as
-    it was: same attention implementation, same training modes.
+    it was, after an error too: no hook, the same attention implementation, the same training modes.
 
     Args:
         model: a wrapped model, or a plain one.
@@ -83,60 +81,93 @@ def capture(
         progress: show a progress bar.
 
     Raises:
-        InputError: there are no texts, the tokenizer is slow, `max_length` is beyond the model's positions,
-            or the model's family does not support ASA.
+        InputError: an argument is not what its name says, there are no texts, the tokenizer is slow,
+            `max_length` is beyond the model's positions, or the model is no sequence classifier of a family
+            that supports ASA.
     """
-    if isinstance(texts, str) or not len(texts):
-        raise InputError("give a list of at least one text")
-    if not tokenizer.is_fast:
-        raise InputError("the tokenizer must be a fast one: a slow one does not know where its tokens stand")
-    wrapped = model if isinstance(model, AsaModel) else wrap(model, AsaConfig(layers=()))
-    check_max_length(wrapped.model, max_length)
+    texts = check_arguments(model, tokenizer, texts, max_length, batch_size)
     records = []
-    try:
-        with wrapped.attackable() as plain:
-            for start in tqdm(range(0, len(texts), batch_size), disable=not progress, desc="capture"):
-                chosen = list(texts[start : start + batch_size])
-                records += _capture_batch(plain, tokenizer, chosen, max_length, perturb)
-    finally:
-        if wrapped is not model:
-            wrapped.unwrap()
+    with evaluating(model) as plain:
+        wrapped = model if isinstance(model, AsaModel) else wrap(plain, AsaConfig(layers=()))
+        try:
+            with wrapped.attackable():
+                for start in tqdm(range(0, len(texts), batch_size), disable=not progress, desc="capture"):
+                    chosen = texts[start : start + batch_size]
+                    records += _capture_batch(plain, tokenizer, chosen, max_length, perturb)
+        finally:
+            if wrapped is not model:
+                wrapped.unwrap()
     return records
 
 
+def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -> list[str]:
+    """The texts as a list; InputError in the user's terms if an argument is not what its name says."""
+    wanted = {"model": (model, nn.Module), "tokenizer": (tokenizer, PreTrainedTokenizerBase)}
+    for name, (value, kind) in wanted.items():
+        if not isinstance(value, kind):
+            got = type(value).__name__
+            raise InputError(f"the arguments are (model, tokenizer, texts), but the {name} given is a {got}")
+    if not tokenizer.is_fast:
+        raise InputError("the tokenizer must be a fast one: a slow one does not know where its tokens stand")
+    texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError("give a list of at least one text, each a string; [text] for a single one")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}")
+    check_max_length(model.model if isinstance(model, AsaModel) else model, max_length)
+    return texts
+
+
+@contextmanager
+def evaluating(model: AsaModel | PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The plain model with dropout off; afterwards each of its modules is in the mode in which it was."""
+    if isinstance(model, AsaModel):
+        with model.attackable() as plain:
+            yield plain
+        return
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int):
+    """The padded batch of a fast tokenizer, and where in its text each token stands: (B, L, 2)."""
+    options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
+    encoded = tokenizer(texts, return_offsets_mapping=True, **options)
+    return encoded, encoded.pop("offset_mapping").numpy()
+
+
 def _capture_batch(model, tokenizer, texts: list[str], max_length: int, perturb) -> list[AttentionRecord]:
-    encoded = tokenizer(
-        texts,
-        truncation=True,
-        max_length=max_length,
-        padding=True,
-        return_tensors="pt",
-        return_offsets_mapping=True,
-    )
-    spans = encoded.pop("offset_mapping").numpy()  # (B, L, 2)
+    encoded, spans = encode(tokenizer, texts, max_length)
     asa = AsaPass(joint=True, backend="reference", masks=[], maps=[])
     batch = {name: x.to(model.device) for name, x in encoded.items()}
     both = {name: torch.cat([x, x]) for name, x in batch.items()}
     if perturb is not None:
         clean = model.get_input_embeddings()(both.pop("input_ids")[: len(texts)])
         both["inputs_embeds"] = torch.cat([clean, perturb(model, batch)])
-    probabilities = model(**both, asa=asa).logits.float().softmax(-1).cpu().numpy().reshape(2, len(texts), -1)
-    maps = np.stack([x.float().cpu().numpy() for x in asa.maps], 1)  # (2B, N, H, L, L)
-    masks = np.stack([x.cpu().numpy() for x in asa.masks], 1)  # (B, N, L, L)
+    logits = model(**both, asa=asa).logits  # (2B, C)
+    if logits.ndim != 2:
+        raise InputError(f"{type(model).__name__} predicts no class of a text: give a sequence classifier")
+    probabilities, adversarial_probabilities = logits.float().softmax(-1).cpu().chunk(2)
+    clean, adversarial = torch.stack(asa.maps, 1).float().cpu().chunk(2)  # (B, N, H, L, L)
+    kept = torch.stack(asa.masks, 1).cpu()  # (B, N, L, L)
     records = []
     for i, text in enumerate(texts):
         real = np.flatnonzero(encoded["attention_mask"][i].numpy())
-        cut = np.ix_(real, real)
+        queries, keys = np.ix_(real, real)
         records.append(
             AttentionRecord(
                 text=text,
                 tokens=[_surface(encoded, tokenizer, text, i, token, spans) for token in real],
                 spans=spans[i, real],
-                clean=maps[i][..., cut[0], cut[1]],
-                adversarial=maps[len(texts) + i][..., cut[0], cut[1]],
-                kept=masks[i][..., cut[0], cut[1]],
-                probabilities=probabilities[0, i],
-                adversarial_probabilities=probabilities[1, i],
+                clean=clean[i].numpy()[..., queries, keys],
+                adversarial=adversarial[i].numpy()[..., queries, keys],
+                kept=kept[i].numpy()[..., queries, keys],
+                probabilities=probabilities[i].numpy(),
+                adversarial_probabilities=adversarial_probabilities[i].numpy(),
             )
         )
     return records
@@ -150,96 +181,3 @@ def _surface(encoded, tokenizer, text: str, row: int, token: int, spans: np.ndar
     words = encoded.word_ids(row)
     continues = token and words[token] == words[token - 1]
     return ("##" if continues else "") + surface
-
-
-def masked_share(record: AttentionRecord) -> np.ndarray:
-    """(N, L): for each token as a key, the share of queries from which the adversary hid it."""
-    return 1 - record.kept.mean(1)
-
-
-def kept_share(records: Sequence[AttentionRecord]) -> np.ndarray:
-    """(n, N): share of the attention units kept, by text and layer."""
-    return np.stack([record.kept.mean((1, 2)) for record in records])
-
-
-def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequence[int]]) -> np.ndarray:
-    """(n, N): does the adversary find the planted word? The area under the ROC curve within each text.
-
-    It is the probability that the planted token is hidden from more queries than another token of the text
-    (ties count one half); 0.5 is chance, 1 means that no other token is hidden as much. Special tokens do
-    not take part.
-
-    Args:
-        planted: per record the indices of the planted word's tokens; their mean is taken.
-    """
-    scores = []
-    for record, tokens in zip(records, planted, strict=True):
-        share = masked_share(record)
-        others = [i for i, (s, e) in enumerate(record.spans) if s < e and i not in set(tokens)]
-        if not len(tokens) or not others:
-            raise InputError(f"there must be a planted and another token in {record.text!r} (was it cut?)")
-        word, rest = share[:, list(tokens)].mean(1, keepdims=True), share[:, others]
-        scores.append(((word > rest) + 0.5 * (word == rest)).mean(1))
-    return np.stack(scores)
-
-
-def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """One row per text and layer, for paired comparisons of models on the same texts.
-
-    Args:
-        words: per record the indices of the tokens of one word, e.g. the planted one.
-
-    Returns:
-        Columns text, layer, kept (share of units), attention (that the word gets in the clean pass, mean over
-        heads and queries), entropy (nats, of the clean attention, mean over heads and queries), auroc (of the
-        word, see `shortcut_auroc`), moved (`total_variation` between clean and attacked, likewise a mean).
-    """
-    columns = {
-        "kept": kept_share(records),
-        "attention": np.stack(
-            [attention_on(record.clean, word) for record, word in zip(records, words, strict=True)]
-        ),
-        "entropy": np.stack([entropy(record.clean).mean((1, 2)) for record in records]),
-        "auroc": shortcut_auroc(records, words),
-        "moved": np.stack([total_variation(r.clean, r.adversarial).mean((1, 2)) for r in records]),
-    }
-    n, layers = columns["kept"].shape
-    place = {"text": np.repeat(np.arange(n), layers), "layer": np.tile(np.arange(layers), n)}
-    return pd.DataFrame(place | {name: values.ravel() for name, values in columns.items()})
-
-
-def attention_on(weights: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
-    """Attention that the given keys receive together, mean over heads and queries: (N, H, L, L) -> (N,)."""
-    return weights[..., list(tokens)].sum(-1).mean((1, 2))
-
-
-def entropy(weights: np.ndarray) -> np.ndarray:
-    """Entropy in nats of each row of attention weights: (..., L) -> (...); log L is uniform attention."""
-    weights = np.asarray(weights, dtype=float)
-    return -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
-
-
-def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Share of the attention that has moved, row by row: sum |p - q| / 2, 0 to 1; (..., L) -> (...)."""
-    return np.abs(np.asarray(p, dtype=float) - q).sum(-1) / 2
-
-
-def divergence(records: Sequence[AttentionRecord]) -> np.ndarray:
-    """(n,): symmetric KL in nats between each text's two predictions, as in `symmetric_divergence`."""
-    p = np.stack([record.probabilities for record in records]).astype(float)
-    q = np.stack([record.adversarial_probabilities for record in records]).astype(float)
-    floor = np.finfo(np.float32).tiny
-    return ((p - q) * (np.log(p.clip(floor)) - np.log(q.clip(floor)))).sum(-1) / 2
-
-
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
-    """Mean over the first axis (texts) and its 95 % bootstrap interval: (n, ...) -> (..., 3), mean low high.
-
-    For a paired comparison give the differences, one per text.
-    """
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise InputError(f"an interval needs at least 2 finite values, got {values.shape}")
-    options = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(seed)}
-    interval = bootstrap((values,), np.mean, axis=0, batch=100, **options).confidence_interval
-    return np.stack([values.mean(0), interval.low, interval.high], -1)

@@ -1,0 +1,175 @@
+"""Numbers from records: how much is hidden and from which kind of token, how spread attention is, what moved.
+
+Array in, array out; n texts, N layers, H heads, L tokens. Second in the reading order of asa_mini.look.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import entr, rel_entr
+from scipy.stats import bootstrap
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+from sklearn.feature_selection import chi2
+
+from asa_mini.errors import InputError
+from asa_mini.look.capture import AttentionRecord
+
+KINDS = ("planted", "sentiment", "function", "other", "punctuation", "special")
+WORD = r"[^\W\d_][\w'-]*"
+
+
+def masked_share(record: AttentionRecord) -> np.ndarray:
+    """(N, L): for each token as a key, the share of queries from which the adversary hid it."""
+    return 1 - record.kept.mean(1)
+
+
+def kept_share(records: Sequence[AttentionRecord]) -> np.ndarray:
+    """(n, N): share of the attention units kept, by text and layer."""
+    return np.stack([record.kept.mean((1, 2)) for record in records])
+
+
+def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequence[int]]) -> np.ndarray:
+    """(n, N): does the adversary find the planted word? The area under the ROC curve within each text.
+
+    It is the probability that the planted token is hidden from more queries than another token of the text
+    (ties count one half); 0.5 is chance, 1 means that no other token is hidden as much. Special tokens do
+    not take part.
+
+    Args:
+        planted: per record the indices of the planted word's tokens; their mean is taken.
+
+    Raises:
+        InputError: a text has no planted token, or no other one.
+    """
+    scores = []
+    for record, tokens in zip(records, planted, strict=True):
+        share = masked_share(record)
+        others = [i for i, (s, e) in enumerate(record.spans) if s < e and i not in set(tokens)]
+        if not len(tokens) or not others:
+            raise InputError(f"there must be a planted and another token in {record.text!r} (was it cut?)")
+        word, rest = share[:, list(tokens)].mean(1, keepdims=True), share[:, others]
+        scores.append(((word > rest) + 0.5 * (word == rest)).mean(1))
+    return np.stack(scores)
+
+
+def received(weights: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """Attention that the given keys receive together, mean over heads and queries: (N, H, L, L) -> (N,)."""
+    return weights[..., list(tokens)].sum(-1).mean((1, 2))
+
+
+def entropy(weights: np.ndarray) -> np.ndarray:
+    """Entropy in nats of each row of attention weights: (..., L) -> (...); log L is uniform attention."""
+    return entr(np.asarray(weights, dtype=float)).sum(-1)
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Share of the attention that has moved, row by row: sum |p - q| / 2, 0 to 1; (..., L) -> (...)."""
+    return np.abs(np.asarray(p, dtype=float) - q).sum(-1) / 2
+
+
+def divergence(records: Sequence[AttentionRecord]) -> np.ndarray:
+    """(n,): symmetric KL in nats between each text's two predictions, as in `symmetric_divergence`."""
+    floor = np.finfo(np.float32).tiny  # a class of probability 0 counts much, but finitely
+    p = np.stack([record.probabilities for record in records]).astype(float).clip(floor)
+    q = np.stack([record.adversarial_probabilities for record in records]).astype(float).clip(floor)
+    return (rel_entr(p, q) + rel_entr(q, p)).sum(-1) / 2
+
+
+def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """One row per text and layer, for paired comparisons of models on the same texts.
+
+    Args:
+        words: per record the indices of the tokens of one word, e.g. the planted one.
+
+    Returns:
+        Columns text, layer, kept (share of units), received (attention that the word gets in the clean pass,
+        mean over heads and queries), entropy (nats, of the clean attention, mean over heads and queries),
+        auroc (of the word, see `shortcut_auroc`), moved (`total_variation` between clean and attacked,
+        likewise a mean).
+    """
+    columns = {
+        "kept": kept_share(records),
+        "received": [received(record.clean, word) for record, word in zip(records, words, strict=True)],
+        "entropy": [entropy(record.clean).mean((1, 2)) for record in records],
+        "auroc": shortcut_auroc(records, words),
+        "moved": [total_variation(record.clean, record.adversarial).mean((1, 2)) for record in records],
+    }
+    n, layers = columns["kept"].shape
+    place = {"text": np.repeat(np.arange(n), layers), "layer": np.tile(np.arange(layers), n)}
+    return pd.DataFrame(place | {name: np.ravel(values) for name, values in columns.items()})
+
+
+def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
+    """Mean over the first axis (texts) and its 95 % bootstrap interval: (n, ...) -> (..., 3), mean low high.
+
+    For a paired comparison give the differences, one per text.
+
+    Raises:
+        InputError: there are fewer than 2 values, or one is NaN or infinite.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise InputError(f"an interval needs at least 2 finite values, got {values.shape}")
+    options = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(seed)}
+    interval = bootstrap((values,), np.mean, axis=0, batch=100, **options).confidence_interval
+    return np.stack([values.mean(0), interval.low, interval.high], -1)
+
+
+def sentiment_words(
+    texts: Sequence[str], labels: Sequence[int], exclude: Collection[str] = (), level: float = 0.01
+) -> frozenset[str]:
+    """Words (lower case) that go with the label in these texts: a chi-squared test each, p < `level`.
+
+    Function words (scikit-learn's English stop words) and `exclude` (a planted shortcut) are left out.
+    """
+    if isinstance(texts, str) or isinstance(exclude, str):
+        raise InputError("`texts` and `exclude` are lists of strings: [word] for a single one")
+    counter = CountVectorizer(token_pattern=WORD, binary=True)
+    p_values = chi2(counter.fit_transform(texts), labels)[1]
+    words = {word for word, p in zip(counter.get_feature_names_out(), p_values, strict=True) if p < level}
+    return frozenset(words - ENGLISH_STOP_WORDS - set(exclude))
+
+
+def token_kinds(
+    record: AttentionRecord, planted: Collection[int] = (), sentiment: frozenset[str] = frozenset()
+) -> list[str]:
+    """One of `KINDS` for each token; a piece of a word has the kind of its word.
+
+    Args:
+        planted: indices of the planted word's tokens, see `AttentionRecord.tokens_of_word`.
+        sentiment: words in lower case, e.g. from `sentiment_words`.
+    """
+    if isinstance(sentiment, str):
+        raise InputError("`sentiment` is a set of words: {word} for a single one")
+    words = {}  # token -> the word that it is a part of
+    for found in re.finditer(WORD, record.text):
+        for token in record.tokens_at(*found.span()):
+            words.setdefault(token, found.group().lower())
+
+    def kind(i: int, start: int, end: int) -> str:
+        if i in planted:
+            return "planted"
+        if i not in words:
+            return "special" if start == end else "punctuation"
+        if words[i] in sentiment:
+            return "sentiment"
+        return "function" if words[i] in ENGLISH_STOP_WORDS else "other"
+
+    return [kind(i, *span) for i, span in enumerate(record.spans)]
+
+
+def masked_by_kind(records: Sequence[AttentionRecord], kinds: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Which kinds of token lose attention: columns `text`, `kind`, `layer`, `masked` (mean `masked_share`).
+
+    Args:
+        kinds: per record one of `KINDS` for each token, see `token_kinds`.
+    """
+    rows = []
+    for text, (record, named) in enumerate(zip(records, kinds, strict=True)):
+        share = masked_share(record)  # (N, L)
+        for kind in sorted(set(named), key=KINDS.index):
+            chosen = share[:, [name == kind for name in named]].mean(1)
+            rows += [(text, kind, layer, masked) for layer, masked in enumerate(chosen)]
+    return pd.DataFrame(rows, columns=["text", "kind", "layer", "masked"])
