@@ -23,7 +23,7 @@ from asa_classroom.grading import sandbox
 from asa_classroom.grading.collect import Work, collect
 from asa_mini.errors import DataFileError
 
-TIMEOUT = 45  # seconds: a cell may take a third of it, on a machine that stands still now and then
+TIMEOUT = 36  # seconds: a cell may take a third of it, on a machine that stands still now and then
 NO_WALL = sandbox.missing_wall()
 FORMULA, INJECTION = "=HYPERLINK(0)", "<script>alert(1)</script> & more"
 
