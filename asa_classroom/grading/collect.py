@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
+
 from asa_classroom.checks import LADDERS
 from asa_classroom.exercises import WHY, nbgrader
 from asa_mini.errors import DataFileError, InputError
@@ -145,8 +147,6 @@ def parse(text: str) -> tuple[list[Any], str]:
     Raises:
         Exception: of some kind, if `text` is not a notebook.
     """
-    import nbformat
-
     try:
         notebook = nbformat.reader.reads(text)
     except nbformat.reader.NotJSONError:  # its own message shows the beginning, which looks well
