@@ -152,7 +152,7 @@ def _interval(student, a, b, seed=0, **options):
 
 
 def _intervals(student, pairs):
-    """The means, and where the ends lie on the average: with 2000 draws each wavers by 1.5 % of the width."""
+    """The means, and where the ends lie on the average: with 2000 draws it wavers by 0.7 % of the width."""
     places, means = [], []
     for seed, (a, b) in enumerate(pairs):
         mean, low, high = _interval(student, a, b, seed)
@@ -214,7 +214,9 @@ def _scores(student, model, texts, words, seeds):
     mistakes={
         "nothing is seeded: call torch.manual_seed(seed) before each wrap": dict(seeded=0),
         "the seed is set once: call torch.manual_seed(seed) inside the loop": dict(seeded=1),
-        "a wrapped model was wrapped again: call unwrap() in the loop": dict(unwrap=False),
+        "a wrapped model was wrapped again: give `capture` the wrapped one, and unwrap() in the loop": dict(
+            unwrap=False
+        ),
         "the sentences are averaged away: keep every score": dict(axis=1),
     },
 )
