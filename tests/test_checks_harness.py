@@ -259,6 +259,8 @@ def test_of_two_mistakes_the_one_that_is_alike_in_more_is_told():
             ladder.steps["pair"](student)
     with pytest.raises(CheckFailed, match=r"^Step 1, pair: right at 1\n  case      *x=2\n"):
         ladder.steps["pair"](lambda x: (0, 7) if x == 2 else (1, 2))
+    with pytest.raises(CheckFailed, match=r"^Step 1, pair: first is not right\n"):
+        ladder.steps["pair"](lambda x: (0, 2))  # neither "a" nor "b": its second number is right
 
 
 def test_a_student_cannot_change_the_cases():
