@@ -177,7 +177,7 @@ def _seeded(student):
     cases=[lambda: ([_skewed() for _ in range(9)],)],
     observe=_intervals,
     probes=[_seeded],
-    tolerance=0.02,
+    tolerance=0.025,
     mistakes={
         "the interval is that of 90 %: leave out 2.5 % at each end": dict(tail=5),
         "a and b are resampled separately: resample the differences, sentence by sentence": dict(apart=True),
