@@ -156,6 +156,7 @@ def test_same_tells_a_difference(got, expected, message):
     [
         (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan])),
         (1, 1.0),
+        (1 + 1e-6, 1.0),
         (torch.tensor(2.0), 2.0),
         ([torch.ones(2), "a"], (torch.ones(2), "a")),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
@@ -258,6 +259,8 @@ def test_of_two_mistakes_the_one_that_is_alike_in_more_is_told():
             ladder.steps["pair"](student)
     with pytest.raises(CheckFailed, match=r"^Step 1, pair: right at 1\n  case      *x=2\n"):
         ladder.steps["pair"](lambda x: (0, 7) if x == 2 else (1, 2))
+    with pytest.raises(CheckFailed, match=r"^Step 1, pair: first is not right\n"):
+        ladder.steps["pair"](lambda x: (0, 2))  # neither "a" nor "b": its second number is right
 
 
 def test_a_student_cannot_change_the_cases():

@@ -201,11 +201,12 @@ class Step:
         return {what for what in one.keys() & other.keys() if equal(one[what], other[what], self.tolerance)}
 
     def _hint(self, got: dict[str, Any] | CheckFailed, number: int, what: str) -> str:
-        """The mistake most like the student's code: alike in `what`, and right in all cases before."""
+        """The mistake most like the student's code: alike in `what`, and right wherever that is right."""
         likeness = {}
+        right = self._alike(self._see(self.reference, number), got)
         for hint, wrong in self.mistakes.items():
             alike = self._alike(got, self._see(wrong, number))
-            if what in alike and all(self._right(wrong, n) for n in range(number)):
+            if {what} | right <= alike and all(self._right(wrong, n) for n in range(number)):
                 likeness[hint] = len(alike)
         return max(likeness, key=likeness.get, default="")
 

@@ -21,8 +21,8 @@ def observe_predictions(student, layers, lengths):
     got = call(student, wrapped, batch, torch.arange(len(lengths)))
     three = isinstance(got, (tuple, list)) and len(got) == 3
     require(three, "return three tensors: clean probabilities, adversarial ones, kept share")
-    names = "first (softmax of logits)", "second (of adversarial_logits)", "third (kept_share as it is)"
-    return {f"the {name} tensor": value for name, value in zip(names, got, strict=True)}
+    names = "first tensor (softmax of logits)", "second (of adversarial_logits)", "third tensor (kept_share)"
+    return {f"the {name}": value for name, value in zip(names, got, strict=True)}
 
 
 @ladder.step(
