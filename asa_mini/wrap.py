@@ -1,24 +1,39 @@
 """`wrap`: Adversarial Self-Attention around any Hugging Face encoder, without forking its code."""
 
+import inspect
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from asa_mini.adversary import Adversary
-from asa_mini.attention import BACKENDS
+from asa_mini.attention import BACKENDS, choose_backend
 from asa_mini.errors import InputError
-from asa_mini.hf import AdversaryHook, AsaPass, choose_backend, find_self_attention
-from asa_mini.objective import AsaOutput, asa_objective, check_head, task_loss
-from asa_mini.train.models import max_positions
+from asa_mini.hf import AdversaryHook, AsaPass, max_positions, probe_attention
+from asa_mini.objective import AsaOutput, asa_objective, check_head, head_name, task_loss
 
 logger = logging.getLogger(__name__)
+
+# Keywords with a row for each example, which a joint pass doubles, and tensors without, which its halves share.
+PER_EXAMPLE = [
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "task_type_ids",
+    "position_ids",
+    "inputs_embeds",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+]
+SHARED = ("cache_position", "head_mask", "logits_to_keep")
 
 
 @dataclass
@@ -32,33 +47,52 @@ class AsaConfig:
             `layers=()`, two dropout passes and the divergence remain: the R-Drop control.
         gradient_reversal_scale: strength of the reversal in front of the adversaries.
         joint_pass: run the clean and the adversarial half as one batch of 2B; False runs them one after the
-            other. The result is the same.
-        backend: attention backend, see `asa_attention`; with "auto", a model with sliding windows uses the
+            other, in half the memory. The result is the same.
+        backend: attention backend, see `choose_backend`; with "auto", a model with sliding windows uses the
             reference on a GPU, too. `AsaModel.asa_backend` and the log say which it is.
+
+    Raises:
+        InputError: a value cannot be used.
     """
 
-    temperature: float = 0.5
-    alpha: float = 1.0
-    layers: Sequence[int] | None = None
-    gradient_reversal_scale: float = 1.0
-    joint_pass: bool = True
-    backend: str = "auto"
+    temperature: float = 0.5  # the authors' GLUE runs; they pay for 128 padded rows, see `asa_objective`
+    alpha: float = 1.0  # theirs, too: the divergence is added as it is
+    layers: list[int] | None = None  # they attack all; a part of them is cheaper, and weaker
+    gradient_reversal_scale: float = 1.0  # theirs; the adversary's learning rate does more
+    joint_pass: bool = True  # feeds the device better than two passes
+    backend: Literal["auto", "reference", "triton"] = "auto"  # the fastest that can compute it
 
     def __post_init__(self):
         for name in ("temperature", "alpha", "gradient_reversal_scale"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
                 raise InputError(f"{name} must be a finite number >= 0, but is {value!r}")
+        if not isinstance(self.joint_pass, bool):
+            raise InputError(f"joint_pass must be True or False, but is {self.joint_pass!r}")
         if self.backend not in BACKENDS:
             raise InputError(
                 f"unknown attention backend {self.backend!r}; choose one of {', '.join(BACKENDS)}"
             )
+        if self.layers is None:
+            return
+        if not isinstance(self.layers, Iterable) or isinstance(self.layers, str):
+            raise InputError(f"layers must be a list of layer indices, but is {self.layers!r}")
+        self.layers = list(self.layers)
+        wrong = [layer for layer in self.layers if type(layer) is not int or layer < 0]
+        if wrong:
+            raise InputError(f"layers must be indices counted from 0, but {wrong} are not")
+        if len(set(self.layers)) < len(self.layers):
+            raise InputError(f"each layer can be attacked once, but layers is {self.layers}")
 
 
 class AsaModel(nn.Module):
     """A Hugging Face model under Adversarial Self-Attention; made by `wrap`.
 
-    In training mode it returns an `AsaOutput`; in evaluation mode it is the plain model, bit for bit.
+    In training mode it returns an `AsaOutput`; in evaluation mode it is the plain model, bit for bit. Every
+    attribute that it does not have itself is the plain model's (config, device, get_input_embeddings,
+    gradient_checkpointing_enable, ...), and so are its class, as `isinstance` and `__class__` tell it, and the
+    signature of `forward`: what reads these of a model, Trainer above all, finds what it looks for.
 
     Attributes:
         model: the original model. adversaries: one `Adversary` per attacked layer, keyed by layer index.
@@ -68,94 +102,115 @@ class AsaModel(nn.Module):
     # Trainer sees **kwargs in forward and would stop dividing the loss by its accumulation steps.
     accepts_loss_kwargs = False
 
-    def __init__(self, model: PreTrainedModel, config: AsaConfig):
+    def __init__(self, model: PreTrainedModel, config: AsaConfig, widths: dict[nn.Module, int]):
         super().__init__()
-        self.model = model
-        self.asa_config = config
-        self._plain_attention = model.config._attn_implementation
-        modules = find_self_attention(model)
-        layers = _check_layers(config.layers, len(modules))
-        self.self_attention_modules = len(modules)
-        self.adversaries = nn.ModuleDict()
-        self._hooks = []
-        for index, module in enumerate(modules):
-            adversary = None
-            if index in layers:
+        std = getattr(model.config, "initializer_range", 0.02)
+        adversaries = {}
+        for index, (module, width) in enumerate(widths.items()):
+            if config.layers is None or index in config.layers:
                 weight = next(module.parameters())
-                std = getattr(model.config, "initializer_range", 0.02)
-                adversary = Adversary(model.config.hidden_size, std).to(weight.device, weight.dtype)
-                self.adversaries[str(index)] = adversary
-            # Hooked even where no adversary is, so that a second wrap can see the first.
-            self._hooks.append(module.register_forward_pre_hook(AdversaryHook(adversary), with_kwargs=True))
-        self._logged_backend = None
+                dtype = torch.promote_types(weight.dtype, torch.float32)  # see `Adversary`
+                adversaries[str(index)] = Adversary(width, std).to(weight.device, dtype).train(model.training)
+        self.model = model
+        self.adversaries = nn.ModuleDict(adversaries)
+        self.asa_config = config
+        self.self_attention_modules = len(widths)
+        # Hooked even where no adversary is, so that a second wrap can see the first.
+        self._hooks = [
+            module.register_forward_pre_hook(AdversaryHook(adversaries.get(str(index))), with_kwargs=True)
+            for index, module in enumerate(widths)
+        ]
         self._wrapped = True  # the hooks themselves would break torch.compile's graph
-        self.train(model.training)
+        self._logged_backend = None
+        self.training = model.training
+        self._use_asa(model.training)
 
-    @property
-    def config(self):
-        return self.model.config
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__"):
+                raise
+            return getattr(self.model, name)
+
+    def __dir__(self):
+        return [*super().__dir__(), *dir(AsaModel)]
+
+    def __reduce__(self):  # pickle cannot find the class that `_class_around` makes
+        return _empty, (type(self.model),), self.__dict__
+
+    def _get_name(self) -> str:
+        return "AsaModel"
 
     @property
     def asa_backend(self) -> str:
-        """The attention backend of the adversarial pass: "reference" or "triton"."""
-        return choose_backend(self.asa_config.backend, self.model)
+        """The attention backend of the adversarial pass where the model is now: "reference" or "triton"."""
+        config = self.model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        return choose_backend(
+            self.asa_config.backend,
+            device=self.model.device.type,
+            dtypes={self.model.dtype},
+            head_dim=head_dim,
+            value_dim=head_dim,
+            mask_rows=2 if windows else 1,
+        )
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    # What Trainer calls on a model: by the first names up to transformers 5.17, by the others in 5.23.
-    def gradient_checkpointing_enable(self, *args, **kwargs) -> None:
-        self.model.gradient_checkpointing_enable(*args, **kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.model.gradient_checkpointing_disable()
-
-    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
-        self.model.activation_checkpointing_enable(*args, **kwargs)
-
-    def activation_checkpointing_disable(self) -> None:
-        self.model.activation_checkpointing_disable()
+    def _use_asa(self, on: bool) -> None:
+        """Switch the attention implementation; off gives back the one that was there before."""
+        current = self.model.config._attn_implementation
+        if on and current != "asa":
+            self._plain_attention = current
+            self.model.set_attn_implementation("asa")
+        elif not on and current == "asa":
+            self.model.set_attn_implementation(self._plain_attention)
 
     def train(self, mode: bool = True) -> "AsaModel":
         super().train(mode)
         if self._wrapped:  # afterwards the model is no longer ours to change
-            self._set_attention("asa" if mode else self._plain_attention)
-        if mode and self._wrapped and self._logged_backend != self.asa_backend:  # it may have moved to a GPU
-            self._logged_backend = self.asa_backend
-            logger.info("ASA attention backend: %s, on %s", self.asa_backend, self.device)
+            self._use_asa(mode)
         return self
 
     def _check_wrapped(self) -> None:
         if not self._wrapped:
             raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
 
-    def _set_attention(self, implementation: str) -> None:
-        if self.config._attn_implementation != implementation:
-            self.model.set_attn_implementation(implementation)
-
     def unwrap(self) -> PreTrainedModel:
         """Remove every trace of ASA and return the original model, the same module objects."""
-        if self._wrapped:
-            self._set_attention(self._plain_attention)
-            self._wrapped = False
         for hook in self._hooks:
             hook.remove()
+        if self._wrapped:
+            self._wrapped = False
+            self._use_asa(False)
         return self.model
 
-    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, **kwargs):
-        """Any keyword of the model. In training: input_ids (B, L), attention_mask (B, L), labels (B, ...).
+    def save_pretrained(
+        self, save_directory, is_main_process: bool = True, state_dict=None, **kwargs
+    ) -> None:
+        """Write the plain model's checkpoint, which loads without asa_mini; it holds no adversaries."""
+        if state_dict is not None:  # of the wrapped model, from Trainer
+            inside = {n.removeprefix("model."): x for n, x in state_dict.items() if n.startswith("model.")}
+            state_dict = inside
+        self.model.save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """The wrapped model's own, or the plain model's, as a checkpoint has it: the adversaries then stay."""
+        if state_dict and state_dict.keys() <= self.model.state_dict().keys():
+            logger.warning(
+                "this checkpoint holds no adversaries; they stay as they are (AsaTrainer saves them)"
+            )
+            return self.model.load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def forward(self, labels: Tensor | None = None, **batch):
+        """Any argument of the model. In training: input_ids (B, L), attention_mask (B, L), labels (B, ...).
 
         Raises:
             InputError: the sequences are longer than the model's position table; in training, labels are
-                missing or (checked on the CPU) an example is all padding.
+                missing, the adversaries are frozen, a joint pass does not know a keyword's first dimension,
+                or (checked on the CPU) an example is all padding.
         """
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            **kwargs,
-        }
         batch = {name: value for name, value in batch.items() if value is not None}
         size = _check_inputs(self.model, batch)
         if not self.training:
@@ -163,39 +218,41 @@ class AsaModel(nn.Module):
         self._check_wrapped()
         if labels is None:
             raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
-        check_padding(attention_mask)
+        check_padding(batch.get("attention_mask"))
+        self._check_trainable()
         logits, adversarial_logits, kept_units, kept_share = self._both_passes(batch, size)
-        terms = asa_objective(
-            task_loss(self.model, logits, labels),
-            logits,
-            adversarial_logits,
-            kept_units,
-            self.asa_config.alpha,
-            self.asa_config.temperature,
-        )
-        return AsaOutput(
-            loss=terms.loss,
-            logits=logits,
-            adversarial_logits=adversarial_logits,
-            task_loss=terms.task_loss,
-            divergence=terms.divergence,
-            kept_units=terms.kept_units,
-            kept_share=kept_share,
-        )
+        config, task = self.asa_config, task_loss(self.model, logits, labels)
+        out = asa_objective(task, logits, adversarial_logits, kept_units, config.alpha, config.temperature)
+        return AsaOutput(**{**out, "kept_share": kept_share})
+
+    def _check_trainable(self) -> None:
+        frozen = [
+            layer
+            for layer, adversary in self.adversaries.items()
+            if not all(x.requires_grad for x in adversary.parameters())
+        ]
+        if frozen:
+            raise InputError(
+                f"the adversaries of layers {', '.join(frozen)} are frozen, wholly or in part; LoRA and the "
+                "like belong into the model before it is wrapped (or call adversaries.requires_grad_(); for "
+                "an adversary that does not learn, set gradient_reversal_scale=0)"
+            )
 
     @contextmanager
     def attackable(self) -> Iterator[PreTrainedModel]:
         """The plain model, dropout off, while a call of it with `asa=AsaPass(...)` meets the adversaries."""
         self._check_wrapped()
         modes = {module: module.training for module in self.modules()}
-        self.eval()
+        used_asa = self.model.config._attn_implementation == "asa"
         try:
-            self._set_attention("asa")
+            self.eval()
+            self._use_asa(True)
             yield self.model
         finally:
-            self.train(modes[self])  # sets the attention, too
             for module, training in modes.items():
                 module.training = training
+            if self._wrapped:
+                self._use_asa(used_asa)
 
     @torch.no_grad()
     def masks(self, **batch: Tensor) -> list[Tensor]:
@@ -207,20 +264,23 @@ class AsaModel(nn.Module):
         Returns:
             Per layer (B, L, L), boolean, True = kept and allowed; a layer that is not attacked keeps all.
         """
-        asa = AsaPass(joint=False, backend=self.asa_backend, masks=[])
+        asa = AsaPass(joint=False, backend=self._pass_backend(), masks=[])
         with self.attackable() as model:
             model(**batch, asa=asa)
         return asa.masks
 
+    def _pass_backend(self) -> str:
+        """Of an `AsaPass`: with "auto", a single batch may still need the reference, say for a dense mask."""
+        return "reference" if self.asa_backend == "reference" else self.asa_config.backend
+
     def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         config, batch = self.asa_config, {**batch, "return_dict": True}
-        asa = AsaPass(config.joint_pass, self.asa_backend, config.gradient_reversal_scale)
+        asa = AsaPass(config.joint_pass, self._pass_backend(), config.gradient_reversal_scale)
+        if not torch.compiler.is_compiling() and self._logged_backend != self.asa_backend:
+            self._logged_backend = self.asa_backend
+            logger.info("ASA attention backend: %s, on %s", self.asa_backend, self.model.device)
         if asa.joint:
-            # What does not count the examples is shared by both halves, e.g. position_ids (1, L).
-            both = {
-                name: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and x.shape[0] == size else x
-                for name, x in batch.items()
-            }
+            both = {name: _double(name, value, size) for name, value in batch.items()}
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
         else:
             logits = self.model(**batch).logits
@@ -229,6 +289,43 @@ class AsaModel(nn.Module):
         kept_share = torch.stack(asa.kept_share) if asa.kept_share else None
         asa.kept_units.clear()  # gradient checkpointing makes the graph hold `asa`: break the cycle
         return logits, adversarial_logits, kept_units, kept_share
+
+
+@cache
+def _class_around(model_class: type) -> type:
+    """AsaModel, for models of one class: with the signature of its `forward`, and passing for it.
+
+    Trainer drops the columns of a dataset that the signature does not name, and saves as a checkpoint what
+    `isinstance` calls a PreTrainedModel.
+    """
+    signature = inspect.signature(model_class.forward)
+    names = list(signature.parameters)[1:]
+
+    def forward(self, *args, **kwargs):
+        return AsaModel.forward(self, **dict(zip(names, args, strict=False)), **kwargs)
+
+    forward.__signature__ = signature
+    forward.__doc__ = AsaModel.forward.__doc__
+    return type(
+        "AsaModel", (AsaModel,), {"forward": forward, "__class__": property(lambda self: model_class)}
+    )
+
+
+def _empty(model_class: type) -> AsaModel:
+    return object.__new__(_class_around(model_class))
+
+
+def _double(name: str, value, size: int):
+    """A keyword of a joint pass, from that of one half with `size` examples."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or name in SHARED:
+        return value
+    if name not in PER_EXAMPLE:
+        raise InputError(
+            f"a joint pass does not know whether the rows of {name!r}, {tuple(value.shape)}, are examples; "
+            "use AsaConfig(joint_pass=False), which passes it on as it is"
+        )
+    # One row for all examples, as in position_ids (1, L), serves both halves.
+    return torch.cat([value, value]) if value.ndim > 1 and value.shape[0] == size else value
 
 
 def _check_inputs(model: PreTrainedModel, batch: dict) -> int:
@@ -270,29 +367,36 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
 
     Raises:
         InputError (a ValueError): the model's family does not support it, it has no such head, it is
-            wrapped already, `config` is no AsaConfig, or its `layers` are out of range.
+            wrapped already, `config` is no AsaConfig, or its `layers` are out of range. The model is then as
+            it was before.
     """
     if not isinstance(config, AsaConfig | None):
         kind = type(config).__name__
         raise InputError(f"wrap takes an AsaConfig, not a {kind}: wrap(model, AsaConfig(temperature=0.3))")
-    if isinstance(model, AsaModel) or any(
-        isinstance(hook, AdversaryHook) for m in model.modules() for hook in m._forward_pre_hooks.values()
-    ):
-        raise InputError("this model is wrapped already; call unwrap() on the wrapped model first")
-    check_head(model)
-    return AsaModel(model, config or AsaConfig())
-
-
-def _check_layers(layers: Sequence[int] | None, found: int) -> set[int]:
-    if layers is None:
-        return set(range(found))
-    if not isinstance(layers, Iterable) or isinstance(layers, str):
-        raise InputError(f"layers must be a list of layer indices, but is {layers!r}")
-    wrong = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer < found]
-    if wrong:
-        raise InputError(
-            f"layers {wrong} are out of range: this model has {found} attention layers, 0 to {found - 1}"
+    if not isinstance(model, PreTrainedModel):
+        name, kind = (
+            (model, "name") if isinstance(model, str) else ("bert-base-uncased", type(model).__name__)
         )
-    if len(set(layers)) < len(layers):
-        raise InputError(f"layers {list(layers)} name a layer twice")
-    return set(layers)
+        raise InputError(
+            f"wrap takes a transformers model with a head, not a {kind}; load one by "
+            f"AutoModelForSequenceClassification.from_pretrained({name!r}), or take the one inside"
+        )
+    if any(isinstance(h, AdversaryHook) for m in model.modules() for h in m._forward_pre_hooks.values()):
+        raise InputError("this model is wrapped already; call unwrap() on the wrapped model first")
+    config = config or AsaConfig()
+    check_head(model)
+    widths = probe_attention(model)
+    wrong = [layer for layer in config.layers or () if layer >= len(widths)]
+    if wrong:
+        last = len(widths) - 1
+        raise InputError(
+            f"layers {wrong} are out of range: this model has {last + 1} attention layers, 0 to {last}"
+        )
+    causal = any(getattr(module, "is_causal", False) for module in widths)
+    classifies = head_name(model) == "ForSequenceClassification"
+    if config.joint_pass and causal and classifies and model.config.pad_token_id is None:
+        raise InputError(
+            "this decoder has no pad_token_id, without which transformers classifies one sequence at a time, "
+            "and a joint pass has two: set model.config.pad_token_id, or AsaConfig(joint_pass=False)"
+        )
+    return _class_around(type(model))(model, config, widths)

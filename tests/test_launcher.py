@@ -1,8 +1,10 @@
 """Training by several processes, as torchrun starts them: two of them, on the CPU, over gloo."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_text
@@ -19,7 +21,7 @@ RUN = """if True:
     folder, output = sys.argv[1:]
     config = TrainConfig(
         num_train_epochs=2.0, per_device_train_batch_size=6, max_seq_length=30, learning_rate=1e-3,
-        adversary_learning_rate=1e-2, load_best_model_at_end=True, training={"use_cpu": True},
+        adversary_learning_rate=1e-2, load_best_model_at_end=True,
     )
     start = load_model(folder)[0]
     trained = {}
@@ -38,7 +40,10 @@ RUN = """if True:
 
 def launch(script, *arguments) -> subprocess.CompletedProcess:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    return subprocess.run([*torchrun, script, *map(str, arguments)], capture_output=True, text=True)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [*torchrun, script, *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from asa_mini.errors import InputError
+from asa_mini.hf import max_positions
 from asa_mini.train import models
 from asa_mini.train.models import (
     align_labels,
     default_model_folder,
     hub_answers,
     load_model,
-    max_positions,
     name_labels,
 )
 

@@ -35,8 +35,8 @@ def test_after_a_failure_the_model_is_plain_and_in_its_mode(tmp_path):
     model.train().bert.pooler.eval()
     modes = [module.training for module in model.modules()]
     with pytest.raises(ValueError, match="text input must be"):
-        train_adversary(model, words, [3], 0.1)
+        train_adversary(model, words, [3], 0.1, max_length=30)
     assert modes == [module.training for module in model.modules()]
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert model.config._attn_implementation == "sdpa"
-    train_adversary(model, words, ["a fine film"], 0.1, steps=1).unwrap()
+    train_adversary(model, words, ["a fine film"], 0.1, steps=1, max_length=30).unwrap()

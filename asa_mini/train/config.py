@@ -124,7 +124,8 @@ class TrainConfig:
             "logging_nan_inf_filter": False,  # a loss that is not finite stops the run instead
             "remove_unused_columns": False,  # there are none
             "dataloader_pin_memory": cuda,  # warns without a GPU
-            "use_cpu": self.bf16 and not cuda,  # Trainer's way to allow bf16 on a CPU
+            # Trainer's way to allow bf16 on a CPU, and to join the processes of torchrun there.
+            "use_cpu": not torch.accelerator.is_available() or (self.bf16 and not cuda),
             "report_to": "none",  # nothing leaves the machine unasked
         }
         own = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed", "bf16")

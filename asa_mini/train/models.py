@@ -178,12 +178,3 @@ def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:
 
 def _has_label_names(config: PreTrainedConfig) -> bool:
     return any(name != f"LABEL_{number}" for number, name in config.id2label.items())
-
-
-def max_positions(model: PreTrainedModel) -> int | None:
-    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if table is None:  # rotary positions have no end
-        return None
-    # RoBERTa-like models start counting positions after the padding index.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 from statistics import fmean
 
@@ -89,6 +88,11 @@ class AsaTrainer(Trainer):
                 f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
                 "or set CUDA_VISIBLE_DEVICES=0"
             )
+        if self.args.world_size < (processes := int(os.environ.get("WORLD_SIZE", 1))):
+            raise InputError(
+                f"{processes} processes were started, but each would train a model of its own: without a GPU "
+                "TrainingArguments need use_cpu=True to join them"
+            )
         if self._asa_model() is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -125,8 +129,7 @@ class AsaTrainer(Trainer):
             pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
             loss = task + asa.asa_config.alpha * divergence
             terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
-            # The pay's gradient is the adversaries' alone; its value, a thousand times the rest, would be all
-            # that one sees of the loss.
+            # The pay's gradient is the adversaries' alone. Its value, a thousand times the rest, stays out.
             loss = loss + (pay - pay.detach())
         if model.training:
             self._record(terms, outputs.get("kept_share"))
@@ -162,13 +165,16 @@ class AsaTrainer(Trainer):
             )
 
     def create_optimizer(self, model=None):
+        """Trainer's groups, and two of the adversaries, which have their own rate: with and without decay."""
         apart = self.optimizer is None and self.adversary_learning_rate is not None
         adversary = [p for p in self._adversary_parameters() if apart and p.requires_grad]
-        for p in adversary:  # Trainer's own groups take what requires a gradient
-            p.requires_grad_(False)
-        optimizer = super().create_optimizer(model)
-        for p in adversary:
-            p.requires_grad_(True)
+        try:
+            for p in adversary:  # Trainer's own groups take what requires a gradient
+                p.requires_grad_(False)
+            optimizer = super().create_optimizer(model)
+        finally:
+            for p in adversary:
+                p.requires_grad_(True)
         decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
         for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
             if parameters:
@@ -226,27 +232,16 @@ class AsaTrainer(Trainer):
         return means, dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
-        with self._inner_model() as asa:
-            super()._save(output_dir, state_dict if asa is None else None)
-        if asa is not None and self.args.should_save:  # of several processes, one
-            save_adversaries(asa, Path(output_dir or self.args.output_dir))
+        super()._save(output_dir, state_dict)  # the plain model's checkpoint
+        if self._asa_model() is not None and self.args.should_save:  # of several processes, one
+            save_adversaries(self._asa_model(), Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        with self._inner_model() as asa:
-            super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else None)
+        asa = self._asa_model()
+        super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else asa.model)
         if asa is not None:
             weights = load_file(Path(resume_from_checkpoint, ADVERSARY_WEIGHTS), device=str(asa.device))
             asa.adversaries.load_state_dict(weights)
 
     def _load_best_model(self):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    @contextmanager
-    def _inner_model(self) -> Iterator[AsaModel | None]:
-        """While this is open, the methods of Trainer that read or write `self.model` meet the inner model."""
-        wrapped, asa = self.model, self._asa_model()
-        self.model = wrapped if asa is None else asa.model
-        try:
-            yield asa
-        finally:
-            self.model = wrapped
