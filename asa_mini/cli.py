@@ -128,9 +128,11 @@ def _train(arguments: argparse.Namespace) -> None:
     model = partial(load_model, arguments.model_name_or_path, len(LABEL_NAMES))
     about = {name: given[name] for name in ("model_name_or_path", "dataset_name", "plant")}
     output = arguments.output_dir, arguments.overwrite_output_dir, not arguments.quiet
-    metrics = train(dataset, config, model, *output, about).metrics
-    _print_results(metrics["results"])
-    print(f"{metrics['steps_per_second']:.2f} steps per second; written to {arguments.output_dir}")
+    result = train(dataset, config, model, *output, about)
+    if result.trainer.is_world_process_zero():  # of the processes that torchrun started
+        _print_results(result.metrics["results"])
+        speed = f"{result.metrics['steps_per_second']:.2f} steps per second"
+        print(f"{speed}; written to {arguments.output_dir}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
