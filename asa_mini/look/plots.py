@@ -1,4 +1,4 @@
-"""Shared figures. One colour, one meaning.
+"""Shared figures. One colour, one meaning; fourth in the reading order of asa_mini.look.
 
 Blue is the model and what it does undisturbed (theta, the clean pass); orange is the adversary and what it
 makes of that (eta, the adversarial pass); a planted word is marked in magenta, in bold.
@@ -58,12 +58,12 @@ def save_figure(fig: Figure, name: str, folder: str | Path = FIGURE_FOLDER) -> N
         raise InputError(f"name must be a plain file name without folders, got {name!r}")
     target = project_root() / folder
     target.mkdir(parents=True, exist_ok=True)
-    picture, small, drawing = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    fig.savefig(drawing, format="svg", bbox_inches="tight", metadata={"Date": None})
+    picture, files = io.BytesIO(), {"png": io.BytesIO(), "svg": io.BytesIO()}
+    fig.savefig(files["svg"], format="svg", bbox_inches="tight", metadata={"Date": None})
     fig.savefig(picture, format="png", bbox_inches="tight")
     # 256 colours are plenty for a plot, and a notebook that stores its figures shrinks to a third.
-    Image.open(picture).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    for kind, content in (("png", small), ("svg", drawing)):
+    Image.open(picture).convert("RGB").quantize(256).save(files["png"], format="png", optimize=True)
+    for kind, content in files.items():
         unfinished = target / f".{name}.{os.getpid()}.{kind}"  # nobody ever reads half a picture
         try:
             unfinished.write_bytes(content.getvalue())
@@ -80,6 +80,11 @@ def show_figure(fig: Figure, name: str, alt: str) -> None:
     content = (project_root() / FIGURE_FOLDER / f"{name}.png").read_bytes()
     display.display(display.Image(data=content, alt=alt))
     plt.close(fig)  # the notebook would display it a second time at the end of the cell
+
+
+def _line_look(i: int) -> dict:
+    """The i-th line of a figure: a colour that is neither player's, and a second cue beside it."""
+    return {"color": WALK_COLORS[i % len(WALK_COLORS)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
 
 
 def trajectory_plot(
@@ -110,8 +115,8 @@ def trajectory_plot(
         theta, eta = np.meshgrid(*[np.linspace(-limit, limit, 10)] * 2)
         ax.quiver(theta, eta, *field(theta, eta), color="0.7", width=0.005, zorder=1)
     for i, (label, path) in enumerate(points.items()):
-        color, style = WALK_COLORS[i % len(WALK_COLORS)], LINE_STYLES[i % len(LINE_STYLES)]
-        ax.plot(*path.T, label=label, color=color, linestyle=style, linewidth=1.8, zorder=3)
+        color = (look := _line_look(i))["color"]
+        ax.plot(*path.T, label=label, linewidth=1.8, zorder=3, **look)
         ax.plot(*path[0], "o", color="white", markeredgecolor=color, markersize=9, zorder=4)
         ax.plot(*path[-1], "s", color=color, markeredgecolor="white", markersize=8, zorder=4)
     ax.plot(0, 0, "k+", markersize=12, markeredgewidth=2, zorder=5)
@@ -156,11 +161,9 @@ def attention_heatmap(
         bar = {"label": label, "shrink": 0.8}
         sns.heatmap(weights.double().numpy(), cmap=cmap, vmin=0, vmax=vmax, cbar_kws=bar, **grid)
     ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
-    ax.tick_params(axis="x", rotation=90)
-    ax.tick_params(axis="y", rotation=0)
-    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
-        for i in marked:
-            labels[i].set(color=PLANTED_COLOR, fontweight="bold")
+    for labels, rotation in ((ax.get_xticklabels(), 90), (ax.get_yticklabels(), 0)):
+        plt.setp(labels, rotation=rotation)
+        plt.setp([labels[i] for i in marked], color=PLANTED_COLOR, fontweight="bold")
 
 
 def map_pair(
@@ -176,7 +179,7 @@ def map_pair(
 
     Args:
         axes: two of them.
-        record: from `analysis.capture`.
+        record: from `capture`.
         layer, head: which map, counted from 0; no head draws the mean over all heads.
         marked: indices of tokens to mark, e.g. `record.tokens_of_word(position)`.
     """
@@ -215,12 +218,11 @@ def layer_profile(
         profile = np.asarray(profile, dtype=float)
         if profile.ndim not in (1, 2) or (profile.ndim == 2 and profile.shape[1] != 3):
             raise InputError(f"profile {name!r} must be (N,) or (N, 3) for N layers, got {profile.shape}")
-        color = (colors or {}).get(name, WALK_COLORS[i % len(WALK_COLORS)])
+        look = _line_look(i) | ({"color": colors[name]} if name in (colors or {}) else {})
         mean = profile if profile.ndim == 1 else profile[:, 0]
-        style, marker = LINE_STYLES[i % len(LINE_STYLES)], "os^D"[i % 4]
-        ax.plot(mean, linestyle=style, marker=marker, markersize=5, color=color, label=name)
+        ax.plot(mean, marker="os^D"[i % 4], markersize=5, label=name, **look)
         if profile.ndim == 2:
-            ax.fill_between(range(len(profile)), profile[:, 1], profile[:, 2], color=color, alpha=0.18)
+            ax.fill_between(range(len(profile)), *profile[:, 1:].T, color=look["color"], alpha=0.18)
     ax.set(xlabel="layer", ylabel=ylabel, title=title, xticks=range(len(mean)))
     if len(profiles) > 1:
         ax.legend(fontsize="small")
@@ -237,19 +239,18 @@ def loss_terms(axes: Sequence[Axes], terms: Sequence[Mapping]) -> None:
     if not terms or "divergence" not in terms[0]:
         raise InputError("these are not the terms of a run with ASA or R-Drop: there is no divergence")
     table = pd.DataFrame(list(terms)).set_index("step")
-    axes[0].plot(table["task_loss"], color=MODEL_COLOR, label="task loss (clean half)")
-    axes[0].plot(table["divergence"], "--", color=ADVERSARY_COLOR, label="divergence")
+    losses = table.rename(columns={"task_loss": "task loss (clean half)"})[
+        ["task loss (clean half)", "divergence"]
+    ]
+    losses.plot(ax=axes[0], style=["-", "--"], color=[MODEL_COLOR, ADVERSARY_COLOR])
     axes[0].set(xlabel="step", ylabel="nats", title="What the encoder minimises")
-    axes[0].legend()
-    kept = 100 * np.array(table["kept_share"].tolist() if "kept_share" in table else [[]] * len(table))
-    for layer, color in enumerate(sns.color_palette("viridis", kept.shape[1])):
-        style = LINE_STYLES[layer % len(LINE_STYLES)]
-        axes[1].plot(table.index, kept[:, layer], style, color=color, label=f"layer {layer}")
-    axes[1].set(
-        xlabel="step", ylabel="units kept (%)", ylim=(0, 103), title="What the adversary leaves alone"
-    )
-    if kept.shape[1]:
+    if "kept_share" in table and table["kept_share"].iloc[0]:
+        kept = 100 * pd.DataFrame(table["kept_share"].tolist(), index=table.index).add_prefix("layer ")
+        styles = [LINE_STYLES[layer % len(LINE_STYLES)] for layer in range(kept.shape[1])]
+        kept.plot(ax=axes[1], style=styles, color=sns.color_palette("viridis", kept.shape[1]))
         axes[1].legend(fontsize="small", ncols=2)
+    title = "What the adversary leaves alone"
+    axes[1].set(xlabel="step", ylabel="units kept (%)", ylim=(0, 103), title=title)
 
 
 def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: str = "") -> None:
@@ -264,16 +265,8 @@ def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: st
     shown = {"data": runs, "x": "run", "y": "accuracy", "hue": "split", "hue_order": list(splits), "ax": ax}
     shades = sns.light_palette(PLANTED_COLOR, len(splits) + 1)[1:]  # neither player's colour
     sns.barplot(**shown, errorbar=None, palette=shades)
-    sns.stripplot(
-        **shown,
-        dodge=True,
-        jitter=False,
-        palette="dark:black",
-        size=5,
-        edgecolor="white",
-        linewidth=0.7,
-        legend=False,
-    )
+    dots = {"size": 5, "edgecolor": "white", "linewidth": 0.7, "palette": "dark:black"}
+    sns.stripplot(**shown, **dots, dodge=True, jitter=False, legend=False)
     ax.axhline(50, color="0.4", linestyle=":", linewidth=1)  # chance
     ax.set(xlabel="", ylabel="accuracy (%)", ylim=(0, 100), title=title)
     ax.tick_params(axis="x", rotation=30)
