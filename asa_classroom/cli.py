@@ -4,7 +4,7 @@ import argparse
 
 from asa_classroom import exercises, grading, notebooks
 from asa_mini.cli import run
-from asa_mini.options import HelpFormatter
+from asa_mini.train.options import HelpFormatter
 
 
 def main(argv: list[str] | None = None) -> int:

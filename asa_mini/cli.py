@@ -13,8 +13,8 @@ import transformers
 import asa_mini
 from asa_mini.attention import BACKENDS
 from asa_mini.errors import AsaError, DataFileError
-from asa_mini.options import Parser, options, options_of
 from asa_mini.train.config import TrainConfig
+from asa_mini.train.options import Parser, options, options_of
 from asa_mini.wrap import AsaConfig
 
 ASA = [f.name for f in dataclasses.fields(AsaConfig)]

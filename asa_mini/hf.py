@@ -88,8 +88,7 @@ def _asa_attention_forward(
 
 
 def _attend(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> Tensor:
-    """(B or 2B, L, H, D): plain attention; with projections the adversarial one, in a joint pass for the second
-    half only."""
+    """(B or 2B, L, H, D): plain attention; with projections the adversarial one, of a joint pass's second half."""
     if projections is None:
         return _plain_attention(module, query, key, value, allowed, causal, **kwargs)
     clean = None
@@ -170,7 +169,7 @@ AttentionMaskInterface.register("asa", key_mask)  # without it, padding would be
 
 
 class _Probe:
-    """Passed as `asa=` once: which modules call the attention function, in which order, and what they read."""
+    """Passed as `asa=` once: which modules call the attention function, in which order, and their widths."""
 
     def __init__(self):
         self.read: dict[nn.Module, int] = {}  # width of the hidden states of modules that get the keyword
