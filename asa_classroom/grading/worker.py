@@ -139,7 +139,8 @@ class Worker:
         self.tried: dict[str, Any] = {}
         self.passed: set[str] = set()
         self.slow: set[str] = set()
-        modules = [m for name, m in sys.modules.items() if name == "builtins" or name.startswith("asa_mini")]
+        ours = ("builtins", "asa_mini", "asa_classroom")
+        modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ours]
         self.originals = [(vars(module), dict(vars(module))) for module in modules]
 
     def run(self) -> None:
