@@ -151,10 +151,8 @@ BUGS = {
         ("        wrapped.unwrap()\n", "", r"is `unwrap\(\)` missing in the loop\?"),
         ("capture(wrapped", "capture(model", "give `capture` the wrapped model"),
         (
-            "        records = capture(wrapped, tokenizer, texts, max_length=64)\n"
-            "        wrapped.unwrap()\n",
-            "        wrapped.unwrap()\n"
-            "        records = capture(model, tokenizer, texts, max_length=64)\n",
+            "        records = capture(wrapped, tokenizer, texts, max_length=64)\n        wrapped.unwrap()\n",
+            "        wrapped.unwrap()\n        records = capture(model, tokenizer, texts, max_length=64)\n",
             "all scores are one half, nothing was hidden",
         ),
         (
