@@ -54,7 +54,7 @@ def test_dropout_is_off_and_the_model_comes_back(attribute):
     one, two = (np.concatenate(attribute(model, tokenizer(), TEXTS, **OPTIONS)) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     for texts, options in (("a film", OPTIONS), (TEXTS, {"max_length": 32, "batch_size": -1})):
-        with pytest.raises(InputError, match="list of at least one text|batch_size must be"):
+        with pytest.raises(InputError, match=r"list of at least one text|batch_size must be"):
             attribute(model, tokenizer(), texts, **options)
     assert [module.training for module in model.modules()] == modes
 

@@ -200,3 +200,17 @@ def test_one_head_two_tokens_and_no_adversary(visit):
     assert_shows(tab, record("a b", layers=1, heads=1, attacked=False), 0, 0, 1)
     assert "Nothing was removed in any layer" in tab.locator("#said").text_content()
     assert tab.locator("[data-removed]").get_attribute("d") == ""
+
+
+def test_a_long_text_is_drawn_once_and_followed_cheaply(visit):
+    """A click changes attributes; neither the picture nor a node for each of L x L units is made."""
+    long = record(" ".join("abcdefghij" * 10), layers=1, heads=1, seed=3)
+    stored = np.rint(255 * long.clean) / 255
+    tab = visit(explorer.explorer_html([long]))
+    assert_shows(tab, long, 0, 0, None)
+    assert tab.locator("#stage svg g").first.locator("path").count() == (stored > 0.5 / 100).sum() < 5000
+    tab.evaluate("window.before = document.querySelector('#stage svg')")
+    token(tab, 7).click()
+    assert_shows(tab, long, 0, 0, 7)
+    assert tab.evaluate("document.querySelector('#stage svg') === window.before")
+    assert tab.locator("#stage svg image").get_attribute("href").startswith("data:image/png")

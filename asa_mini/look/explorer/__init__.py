@@ -1,5 +1,7 @@
 """The attention explorer: one HTML page, without any network, in which a reader walks through attention maps.
 
+Fifth in the reading order of asa_mini.look. page.html: what the reader does; page.js: numbers and picture.
+
 records = capture(model, tokenizer, texts)      see asa_mini.look.capture
 show_explorer(records)                          in a notebook
 save_explorer(records, "attention.html")        a file to open, to mail, to hand in
@@ -38,8 +40,9 @@ def explorer_html(
 
     Attention weights are kept in steps of 1/255, so none is off by more than 1/510 (0.2 percentage points),
     and the page shows whole per cent; masks are exact, probabilities have four decimals. Compressed, a weight
-    takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12 heads, and 26 KB for the
-    page itself.
+    takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12 heads, several MB for
+    512 tokens, and 28 KB for the page itself. Of the lines of all tokens together, a side shows the 5,000
+    strongest.
 
     Args:
         records: what to show; N, H, L and C may differ between them.
