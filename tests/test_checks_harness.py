@@ -154,12 +154,10 @@ def test_same_tells_a_difference(got, expected, message):
     ("got", "expected"),
     [
         (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan])),
-        (1, 1.0),
         (1 + 1e-6, 1.0),
         (torch.tensor(2.0), 2.0),
         ([torch.ones(2), "a"], (torch.ones(2), "a")),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
-        (True, True),
         (np.ones(2), (1.0, 1.0)),
         ({"a": torch.ones(1)}, {"a": torch.ones(1)}),
         (None, None),

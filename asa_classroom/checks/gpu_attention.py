@@ -89,16 +89,8 @@ def _observe_online(student, rows, columns, block, padding):
 
 
 @ladder.step(
-    tried="seven shapes, among them rows that begin with -inf and rows of nothing else",
-    cases=[
-        (3, 40, 8, 0),
-        (2, 33, 8, 0),
-        (4, 5, 8, 0),
-        (1, 1, 8, 0),
-        (2, 40, 16, 33),
-        (3, 20, 8, 20),
-        (2, 5, 8, 0),
-    ],
+    tried="five shapes, among them rows that begin with -inf and rows of nothing else",
+    cases=[(3, 40, 8, 0), (4, 5, 8, 0), (1, 1, 8, 0), (2, 40, 16, 33), (3, 20, 8, 20)],
     observe=_observe_online,
     mistakes={
         "the sum is not rescaled when the maximum moves: multiply it by exp(old - new)": dict(rescaled=False),
