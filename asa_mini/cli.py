@@ -11,7 +11,6 @@ from typing import Literal
 import transformers
 
 import asa_mini
-from asa_mini.attention import BACKENDS
 from asa_mini.errors import AsaError, DataFileError
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.options import Parser, options, options_of
@@ -36,7 +35,7 @@ TRAIN = [
     options("model", model_name_or_path=(str, "default", "default, a local folder, or a name on the hub")),
     options("data", **DATA, max_train_samples=LIMIT),
     options_of("method", TrainConfig, METHOD),
-    options_of("ASA", AsaConfig, ASA, layers=list[int] | None, backend=Literal[BACKENDS]),
+    options_of("ASA", AsaConfig, ASA),
     options_of("training", TrainConfig, TRAINING),
     options("output", **OUTPUT, **QUIET),
 ]
@@ -122,8 +121,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     given = vars(arguments)
     asa = AsaConfig(**{name: given[name] for name in ASA})
-    own = {name: given[name] for name in (*METHOD, *TRAINING)}
-    config = TrainConfig(**own, asa=asa, training=arguments.training)
+    config = TrainConfig(asa=asa, **{name: given[name] for name in (*METHOD, *TRAINING, "training")})
     dataset = _load_data(arguments, arguments.max_train_samples)
     model = partial(load_model, arguments.model_name_or_path, len(LABEL_NAMES))
     about = {name: given[name] for name in ("model_name_or_path", "dataset_name", "plant")}
@@ -131,8 +129,8 @@ def _train(arguments: argparse.Namespace) -> None:
     result = train(dataset, config, model, *output, about)
     if result.trainer.is_world_process_zero():  # of the processes that torchrun started
         _print_results(result.metrics["results"])
-        speed = f"{result.metrics['steps_per_second']:.2f} steps per second"
-        print(f"{speed}; written to {arguments.output_dir}")
+        speed = result.metrics["steps_per_second"]
+        print(f"{speed:.2f} steps per second; written to {arguments.output_dir}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -143,8 +141,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     _check_file(arguments)
     dataset = _load_data(arguments)
     model, tokenizer = load_model(arguments.model_name_or_path, len(LABEL_NAMES), trained=True)
-    sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length
-    results = evaluate(model, tokenizer, dataset, *sizes, not arguments.quiet)
+    sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length, not arguments.quiet
+    results = evaluate(model, tokenizer, dataset, *sizes)
     _print_results(results)
     _write(arguments, {"results": results})
 
@@ -167,8 +165,7 @@ def _bench_step(arguments: argparse.Namespace) -> None:
 
     _check_file(arguments)
     sizes = arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
-    rows = bench_step(arguments.model_name_or_path, *sizes)
-    print_table(rows)
+    print_table(rows := bench_step(arguments.model_name_or_path, *sizes))
     _write(arguments, {"rows": rows})
 
 
@@ -177,8 +174,7 @@ def _bench_attention(arguments: argparse.Namespace) -> None:
 
     _check_file(arguments)
     settings = {name: getattr(arguments, name) for name in ("tokens", "heads", "dim", "dtype")}
-    result = bench_attention(arguments.length, **settings)
-    print_attention(result)
+    print_attention(result := bench_attention(arguments.length, **settings))
     _write(arguments, settings | result)
 
 

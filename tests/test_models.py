@@ -106,6 +106,8 @@ def test_a_head_for_another_number_of_labels_is_refused(tmp_path, folder):
     assert "trained for 3 labels, the data has 2" in refusal(three)
     encoder = tiny_text.save_model(tmp_path, model_class=BertModel)  # an encoder takes any
     assert load_model(encoder, num_labels=5)[0].classifier.out_features == 5
+    named = tiny_text.save_model(tmp_path, model_class=BertModel, id2label={0: "spam", 1: "ham"})
+    assert load_model(named)[0].config.id2label == {0: "LABEL_0", 1: "LABEL_1"}, "of a head that is not there"
 
 
 def test_labels_are_aligned_by_name_where_both_have_names(caplog):

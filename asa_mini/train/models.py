@@ -105,6 +105,9 @@ def load_model(
             f"model {name!r} has no trained classification head; evaluate a folder written by "
             "`python -m asa_mini train`, or a fine-tuned model"
         )
+    if report["missing_keys"]:  # a new head: what its labels mean, no older name says
+        model.config.id2label = {number: f"LABEL_{number}" for number in range(num_labels)}
+        model.config.label2id = {name: number for number, name in model.config.id2label.items()}
     if freeze_embeddings:
         model.base_model.get_input_embeddings().weight.requires_grad_(False)
     return model, tokenizer

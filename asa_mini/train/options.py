@@ -68,14 +68,10 @@ def options(title: str, **fields: tuple) -> type:
     return dataclasses.make_dataclass(title, made, namespace={"_argument_group_name": title})
 
 
-def options_of(title: str, home: type, names: list[str], **types) -> type:
-    """Fields of a dataclass as a group, each with the first sentence of its entry in the docstring as help.
-
-    Args:
-        types: of fields, where HfArgumentParser needs another one than the dataclass has.
-    """
+def options_of(title: str, home: type, names: list[str]) -> type:
+    """Fields of a dataclass as a group, helped by the first sentence of its entry in the docstring."""
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", inspect.getdoc(home) or "", re.MULTILINE)
     texts = {name: " ".join(text.replace("`", "").split()).split(". ")[0] for name, text in entries}
-    hints, fields = get_type_hints(home) | types, {f.name: f for f in dataclasses.fields(home)}
+    hints, fields = get_type_hints(home), {f.name: f for f in dataclasses.fields(home)}
     chosen = {name: (hints[name], fields[name].default, texts.get(name, "").rstrip(".")) for name in names}
     return options(title, **chosen)
