@@ -109,7 +109,7 @@ def test_tied_language_model_is_saved_and_loaded(tmp_path, options):
 
 
 def test_best_model_and_resuming(tmp_path, caplog):
-    """What a plain Trainer has saved is the plain model: loading it says that the adversaries are not in it."""
+    """What a plain Trainer saves is the plain model; loading it says that no adversaries are in it."""
     saving = dict(save_strategy="steps", eval_strategy="steps", save_steps=1, eval_steps=1)
     model = wrapped(tiny())
     run = trainer(model, tmp_path, load_best_model_at_end=True, **saving)
