@@ -35,10 +35,10 @@ def asa_attention(
         S    = -10000                 where mask = 0              (the gradient of S reaches mask as 10000 dS)
         O    = dropout(softmax(S over the allowed keys)) V
 
-    As in the authors' modeling/bert.py, Bert.SelfAttention.forward: score * ge(mask, 0) + mask, with mask in
-    {0, -10000}. A masked unit gets probability 0, unless its whole row is masked: then the row attends
-    uniformly to all allowed keys. (Theirs attends to padding as well in that case, this is the one
-    difference.) A row with no allowed key gives zeros, as in `scaled_dot_product_attention`.
+    (The authors' modeling/bert.py, Bert.SelfAttention.forward: score * ge(mask, 0) + mask, mask 0 or -10000.)
+    A masked unit gets probability 0, unless its whole row is masked: then the row attends uniformly to all
+    allowed keys; theirs to padding as well, this is the one difference. A row with no allowed key gives
+    zeros, as in `scaled_dot_product_attention`.
 
     Args:
         q: (B, H, L, D).
@@ -50,8 +50,8 @@ def asa_attention(
         scaling: factor of Q K^T, 1/sqrt(D) by default.
         dropout: probability of dropping an attention weight.
         gradient_reversal_scale: strength of the reversal in front of the adversary.
-        backend: "reference" (dense, any device, any float type), "triton" (memory linear in L; an NVIDIA GPU,
-            D up to MAX_DIM, masks of padding or causality alone), or "auto", see `choose_backend`.
+        backend: "reference" (dense, any device, any float type), "triton" (memory linear in L, an NVIDIA
+            GPU), or "auto", see `choose_backend`.
 
     Returns:
         O (B, H, L, D); the number of kept allowed units (B,), differentiable with respect to the adversary;
@@ -59,27 +59,19 @@ def asa_attention(
         rows does (AsaBertForSequenceClassification.forward); padded keys never are.
 
     Raises:
-        InputError: unknown backend, shapes that do not fit, an `allowed` that is not boolean or that differs
-            between heads, something that the chosen backend cannot do (it names the one that can).
+        InputError: shapes that do not fit, an `allowed` that is not boolean or that differs between heads, an
+            unknown backend, something that the chosen one cannot do.
     """
     tensors = (q, k, v, adversary_q, adversary_k)
     _check_shapes(*tensors, allowed)
     batch, heads, length, dim = q.shape
-    autocast = torch.is_autocast_enabled(
-        q.device.type
-    )  # then the kernels cast, as PyTorch's own attention does
-    chosen = choose_backend(
-        backend,
-        device=q.device.type,
-        dtypes={torch.get_autocast_dtype(q.device.type)} if autocast else {x.dtype for x in tensors},
-        head_dim=dim,
-        value_dim=v.shape[-1],
-        mask_rows=1 if allowed is None else allowed.shape[2],
-        sequences=batch * heads,
-    )
+    facts = dict(device=q.device.type, dtypes={x.dtype for x in tensors}, sequences=batch * heads)
+    if torch.is_autocast_enabled(q.device.type):  # then the kernels cast, as PyTorch's own attention does
+        facts["dtypes"] = {torch.get_autocast_dtype(q.device.type)}
+    facts |= dict(head_dim=dim, value_dim=v.shape[-1], mask_rows=1 if allowed is None else allowed.shape[2])
     scaling = dim**-0.5 if scaling is None else scaling
     rest = (allowed, causal, scaling, dropout, gradient_reversal_scale)
-    if chosen == "reference":
+    if choose_backend(backend, **facts) == "reference":
         return reference_attention(*tensors, *rest)
     output, kept = _kernels().triton_attention(*tensors, *rest)
     return output, kept, count_allowed(allowed, causal, batch, length, kept)
@@ -136,9 +128,8 @@ def count_allowed(allowed: Tensor | None, causal: bool, batch: int, length: int,
     if allowed is not None and allowed.shape[2] > 1:
         units = allowed_units(allowed, causal, length, like.device)
     else:  # each key counts as often as there are queries that see it, the causal ones from j on
-        units = torch.full((length,), length, device=like.device)
-        if causal:
-            units = torch.arange(length, 0, -1, device=like.device)
+        step = -1 if causal else 0
+        units = length + step * torch.arange(length, device=like.device)
         units = (units if allowed is None else units * allowed).reshape(-1, 1, 1, length)
     return units.sum(dim=(1, 2, 3)).to(like.dtype).expand(batch)
 
@@ -153,15 +144,13 @@ def choose_backend(
     mask_rows: int = 1,
     sequences: int = 1,
 ) -> str:
-    """The backend that computes attention: "reference" or "triton".
+    """The backend that computes attention, "reference" or "triton".
 
     Args:
-        wanted: one of BACKENDS. "auto" is triton on a GPU, as far as the kernels can compute it; elsewhere,
-            and for all that they cannot, it is the reference.
+        wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference.
         device: the tensors' device type. dtypes: of q, k, v and the adversary's projections.
-        head_dim, value_dim: D of q, and of v.
+        head_dim, value_dim: D of q, and of v. sequences: heads x batch.
         mask_rows: of `allowed`: 1 for padding alone, more for a mask with a row for each query.
-        sequences: heads x batch.
 
     Raises:
         InputError: an unknown name, or "triton" for what the kernels cannot do.
@@ -203,16 +192,12 @@ def _kernels():
     return kernels
 
 
-def _check_shapes(
-    q: Tensor, k: Tensor, v: Tensor, adversary_q: Tensor, adversary_k: Tensor, allowed: Tensor | None
-) -> None:
+def _check_shapes(q, k, v, adversary_q, adversary_k, allowed) -> None:
     batch, heads, length, dim = q.shape
     fits = k.shape[0] == batch and k.shape[2:] == (length, dim) and v.shape[:3] == k.shape[:3]
     if not fits or heads % k.shape[1]:
-        raise InputError(
-            f"asa_attention is self-attention: q {tuple(q.shape)} does not fit k {tuple(k.shape)} "
-            f"and v {tuple(v.shape)}"
-        )
+        shapes = f"q {tuple(q.shape)} does not fit k {tuple(k.shape)} and v {tuple(v.shape)}"
+        raise InputError(f"asa_attention is self-attention: {shapes}")
     for name, x in (("adversary_q", adversary_q), ("adversary_k", adversary_k)):
         if x.ndim != 3 or x.shape[:2] != (batch, length):
             raise InputError(f"{name} must be ({batch}, {length}, E) to fit q, but is {tuple(x.shape)}")
@@ -220,9 +205,6 @@ def _check_shapes(
         return
     if allowed.dtype != torch.bool:
         raise InputError(f"`allowed` must be boolean (True = may be attended to), but is {allowed.dtype}")
-    shapes = [(b, 1, n, length) for b in (1, batch) for n in (1, length)]
-    if allowed.shape not in shapes:
-        raise InputError(
-            f"`allowed` must be ({batch} or 1, 1, {length} or 1, {length}), the same for all heads, "
-            f"but is {tuple(allowed.shape)}"
-        )
+    if allowed.shape not in [(b, 1, n, length) for b in (1, batch) for n in (1, length)]:
+        fitting = f"({batch} or 1, 1, {length} or 1, {length}), the same for all heads"
+        raise InputError(f"`allowed` must be {fitting}, but is {tuple(allowed.shape)}")

@@ -20,10 +20,8 @@ from asa_mini.adversary import Adversary, keep_mask
 from asa_mini.attention import allowed_units, asa_attention
 from asa_mini.errors import InputError
 
-SUPPORTED = (
-    "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert, mobilebert, ernie, modernbert, "
-    "eurobert, llama"
-)
+SUPPORTED = "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert, mobilebert, ernie, "
+SUPPORTED += "modernbert, eurobert, llama"
 # Keywords by which some decoders change the scores; the adversarial pass would leave them out without a word.
 UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
 
@@ -88,7 +86,7 @@ def _asa_attention_forward(
 
 
 def _attend(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> Tensor:
-    """(B or 2B, L, H, D): plain attention; with projections the adversarial one, of a joint pass's second half."""
+    """(B or 2B, L, H, D); with projections adversarial attention, in a joint pass of the second half."""
     if projections is None:
         return _plain_attention(module, query, key, value, allowed, causal, **kwargs)
     clean = None
@@ -99,18 +97,10 @@ def _attend(module, query, key, value, allowed, causal, asa, projections, **kwar
             clean_allowed, allowed = allowed.chunk(2)
         clean = _plain_attention(module, clean_q, clean_k, clean_v, clean_allowed, causal, **kwargs)
     with torch.set_grad_enabled(asa.grad):
-        output, kept, units = asa_attention(
-            query,
-            key,
-            value,
-            *projections,
-            allowed,
-            causal=causal,
-            scaling=kwargs.get("scaling"),
-            dropout=kwargs.get("dropout", 0.0),
-            gradient_reversal_scale=asa.gradient_reversal_scale,
-            backend=asa.backend,
-        )
+        chosen = {name: kwargs[name] for name in ("scaling", "dropout") if name in kwargs}
+        chosen |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, backend=asa.backend)
+        tensors = (query, key, value, *projections, allowed)
+        output, kept, units = asa_attention(*tensors, causal=causal, **chosen)
         asa.kept_units.append(kept.mean())
         asa.kept_share.append(kept.detach().sum() / units.sum())
     output = output.transpose(1, 2)  # (B, L, H, D)
@@ -152,13 +142,8 @@ def key_mask(*, mask_function, attention_mask=None, q_length, kv_length, **optio
     plain = mask_function in (bidirectional_mask_function, causal_mask_function) and q_length == kv_length
     fits = attention_mask is None or attention_mask.shape[-1] == kv_length
     if not (plain and fits and skips):
-        return sdpa_mask(
-            mask_function=mask_function,
-            attention_mask=attention_mask,
-            q_length=q_length,
-            kv_length=kv_length,
-            **options,
-        )
+        lengths = dict(q_length=q_length, kv_length=kv_length)
+        return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **lengths, **options)
     if attention_mask is None or (not torch.compiler.is_compiling() and attention_mask.all()):
         return None
     return attention_mask.bool()[:, None, None]
@@ -188,13 +173,10 @@ class _Probe:
 
 
 def probe_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
-    """The modules that call the attention function, in the order of the forward pass, and E, what each reads.
+    """The modules that call the attention function, in the order of the forward pass, and E that each reads.
 
-    Found by running two tokens through the encoder, which at the same time proves that the family hands
-    keywords down to its attention. The model comes back as it was.
-
-    Raises:
-        InputError: the family does not.
+    Found by running two tokens through the encoder, which proves at the same time that the family hands
+    keywords down to its attention; InputError if it does not. The model comes back as it was.
     """
     unsupported = InputError(
         f"{model.config.model_type} models do not run plain attention through transformers' "

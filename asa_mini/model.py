@@ -29,9 +29,8 @@ class AsaModel(nn.Module):
     """A Hugging Face model under Adversarial Self-Attention; made by `wrap`.
 
     In training mode it returns an `AsaOutput`; in evaluation mode it is the plain model, bit for bit. What
-    is read of it and is not its own is the plain model's: every attribute (config, dtype, device,
-    get_input_embeddings, ...), the signature of `forward`, and its class, as `isinstance` sees it. So
-    Trainer finds what it looks for.
+    it does not have itself is the plain model's: every attribute (config, dtype, get_input_embeddings, ...),
+    the signature of `forward`, and its class, as `isinstance` sees it. So Trainer finds what it looks for.
 
     Attributes:
         model: the original model. adversaries: one `Adversary` per attacked layer, keyed by layer index.
@@ -47,9 +46,9 @@ class AsaModel(nn.Module):
         adversaries = {}
         for index, (module, width) in enumerate(widths.items()):
             if config.layers is None or index in config.layers:
-                weight = next(module.parameters())
-                dtype = torch.promote_types(weight.dtype, torch.float32)  # see `Adversary`
-                adversaries[str(index)] = Adversary(width, std).to(weight.device, dtype).train(model.training)
+                weight, adversary = next(module.parameters()), Adversary(width, std).train(model.training)
+                wide = torch.promote_types(weight.dtype, torch.float32)  # float64 for a float64 model
+                adversaries[str(index)] = adversary.to(weight.device, wide)
         self.model, self.asa_config, self.self_attention_modules = model, config, len(widths)
         self.adversaries = nn.ModuleDict(adversaries)
         # Hooked even where no adversary is, so that a second wrap can see the first.
@@ -254,16 +253,14 @@ def _check_inputs(model: PreTrainedModel, batch: dict) -> int:
     """The batch size; InputError if there is no input, or if it is too long for the model."""
     if "asa" in batch:
         raise InputError("the wrapped model itself sets the keyword `asa`; to give your own, call .model")
-    if "input_ids" in batch:
-        size, length = batch["input_ids"].shape[0], batch["input_ids"].shape[-1]
-    elif "inputs_embeds" in batch:
-        size, length = batch["inputs_embeds"].shape[0], batch["inputs_embeds"].shape[-2]
-    else:
+    if not batch.keys() & {"input_ids", "inputs_embeds"}:
         raise InputError("the model needs input_ids or inputs_embeds")
+    ids = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]  # (B, L)
     positions = max_positions(model)
-    if positions is not None and length > positions:
-        raise InputError(f"sequences of {length} tokens are longer than the model's {positions} positions")
-    return size
+    if positions is not None and ids.shape[-1] > positions:
+        longest = f"longer than the model's {positions} positions"
+        raise InputError(f"sequences of {ids.shape[-1]} tokens are {longest}")
+    return ids.shape[0]
 
 
 def check_padding(attention_mask: Tensor | None) -> None:

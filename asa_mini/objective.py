@@ -11,13 +11,10 @@ from transformers.utils import ModelOutput
 from asa_mini.errors import InputError
 
 # How transformers' classes with a head are called, and which of its losses they compute.
-HEADS = {
-    name: LOSS_MAPPING[name]
-    for name in ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
-} | {
-    "ForMultipleChoice": lambda logits, labels, **_: F.cross_entropy(logits, labels),  # not in its table
-    "LMHeadModel": LOSS_MAPPING["ForCausalLM"],  # BERT's and GPT-2's ForCausalLM
-}
+KNOWN = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
+HEADS = {name: LOSS_MAPPING[name] for name in KNOWN}
+HEADS["ForMultipleChoice"] = lambda logits, labels, **_: F.cross_entropy(logits, labels)  # not in its table
+HEADS["LMHeadModel"] = LOSS_MAPPING["ForCausalLM"]  # what BERT and GPT-2 call theirs
 
 
 def symmetric_divergence(logits: Tensor, adversarial_logits: Tensor) -> Tensor:
@@ -101,13 +98,8 @@ def task_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor) -> Tensor:
     loss_function = (
         getattr(model, "_loss_function", None) or HEADS[head_name(model)]
     )  # the first: set by a user
-    return loss_function(
-        logits=logits,
-        pooled_logits=logits,
-        labels=labels,
-        config=model.config,
-        vocab_size=model.config.vocab_size,
-    )
+    options = dict(config=model.config, vocab_size=model.config.vocab_size)
+    return loss_function(logits=logits, pooled_logits=logits, labels=labels, **options)
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -116,14 +108,12 @@ def check_head(model: PreTrainedModel) -> None:
         return
     name, head = type(model).__name__, head_name(model)
     if head is None:
-        heads = [head for head in HEADS if head.startswith("For")]
         raise InputError(
             f"{name} has no head whose loss asa_mini knows; load the encoder with one of "
-            f"AutoModel{', AutoModel'.join(heads)}, or set model.loss_function"
+            f"AutoModel{', AutoModel'.join((*KNOWN, 'ForMultipleChoice'))}, or set model.loss_function"
         )
-    classes = type(model).__mro__
-    forward = next(i for i, cls in enumerate(classes) if "forward" in vars(cls))
-    if forward < next(i for i, cls in enumerate(classes) if cls.__name__.endswith(head)):
+    first = next(cls for cls in type(model).__mro__ if "forward" in vars(cls) or cls.__name__.endswith(head))
+    if not first.__name__.endswith(head):
         raise InputError(
             f"{name} has a forward of its own, so its loss may be another than that of {head}; "
             "set model.loss_function to it: (logits, labels, **options) -> scalar"
@@ -132,8 +122,5 @@ def check_head(model: PreTrainedModel) -> None:
 
 def head_name(model: PreTrainedModel) -> str | None:
     """The name in HEADS by which the model's class, or the nearest one that it inherits from, ends."""
-    for cls in type(model).__mro__:
-        for head in HEADS:
-            if cls.__name__.endswith(head):
-                return head
-    return None
+    names = (cls.__name__ for cls in type(model).__mro__)
+    return next((head for name in names for head in HEADS if name.endswith(head)), None)

@@ -38,9 +38,7 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
     widths = probe_attention(model)
     found = len(widths)
     if wrong := [layer for layer in config.layers or () if layer >= found]:
-        raise InputError(
-            f"layers {wrong} are out of range: the model has {found} attention layers, 0 to {found - 1}"
-        )
+        raise InputError(f"layers {wrong} are out of range: the model has layers 0 to {found - 1}")
     decoder = any(getattr(module, "is_causal", False) for module in widths)
     one_by_one = decoder and head_name(model) == "ForSequenceClassification"
     if config.joint_pass and one_by_one and model.config.pad_token_id is None:

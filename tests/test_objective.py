@@ -141,7 +141,7 @@ def test_subclass_with_a_forward_of_its_own():
     """Its loss may be weighted, or another one altogether."""
     model = tiny()
     model.__class__ = type("Mine", (type(model),), {"forward": lambda self, **_: None})
-    with pytest.raises(InputError, match="Mine has a forward of its own.*set model.loss_function"):
+    with pytest.raises(InputError, match=r"Mine has a forward of its own.*set model\.loss_function"):
         check_head(model)
     model.loss_function = torch.nn.functional.cross_entropy
     check_head(model)

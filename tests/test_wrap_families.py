@@ -157,7 +157,9 @@ def test_causal_decoder_does_not_look_ahead(task, padded, options):
 def test_decoder_without_a_padding_token():
     """transformers classifies without one, but one sequence at a time."""
     model = tiny("llama", pad_token_id=None)
-    with pytest.raises(InputError, match="set model.config.pad_token_id, or AsaConfig.joint_pass=False"):
+    with pytest.raises(
+        InputError, match=r"set model\.config\.pad_token_id, or AsaConfig\(joint_pass=False\)"
+    ):
         wrapped(model)
     assert wrapped(model, joint_pass=False)(**batch(size=1)).loss.isfinite()
     model = tiny("llama", "TokenClassification", pad_token_id=None)
