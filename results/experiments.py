@@ -28,7 +28,6 @@ from asa_mini import AsaConfig
 from asa_mini.cli import run
 from asa_mini.look.capture import capture
 from asa_mini.look.measures import divergence, masked_by_kind, measure, sentiment_words, token_kinds
-from asa_mini.look.results import results_folder, stored_runs
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import load
 from asa_mini.train.files import write_json
@@ -36,6 +35,7 @@ from asa_mini.train.models import load_model
 from asa_mini.train.planting import WORDS
 from asa_mini.train.run import environment, train
 from asa_mini.train.run_folder import load_adversaries
+from asa_results.tables import results_folder, stored_runs
 
 LEARNING_RATES = (2e-5, 5e-5, 1e-4)  # tried on dev with plain training, seed 0
 TEMPERATURES = (0.1, 0.3, 0.5)

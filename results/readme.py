@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from asa_mini.look import results
-from asa_mini.look.results import gains, markdown_table, read_attention, read_runs, stored_runs, summarise
 from asa_mini.train.files import write_text
+from asa_results import tables
+from asa_results.tables import gains, markdown_table, read_attention, read_runs, stored_runs, summarise
 
 README = Path(__file__).parents[1] / "README.md"
 STEP_COST = Path(__file__).with_name("bench_step_cpu.json")
@@ -117,8 +117,8 @@ def priors() -> str:
 def attention(name: str = "attention") -> str:
     """Means over layers and test sentences, seed by seed against plain; AUROC in the best layer."""
     runs = read_attention(name)
-    table = results.against_plain(runs, "entropy").add_prefix("entropy ")
-    table = table.join(results.against_plain(runs, "received").add_prefix("attention "))
+    table = tables.against_plain(runs, "entropy").add_prefix("entropy ")
+    table = table.join(tables.against_plain(runs, "received").add_prefix("attention "))
     best = runs.groupby(["method", "seed"])["auroc"].max().unstack("seed")
     table["AUROC by seed"] = [
         " ".join(f"{100 * x:.0f}" for x in best.loc[method].dropna()) for method in table.index

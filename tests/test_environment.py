@@ -109,7 +109,7 @@ def imported(*patterns):
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module)
     names = {name.partition(".")[0] for name in names}
-    own = {"asa_mini", "asa_classroom", "tomllib"} | {file.stem for file in files}
+    own = {"asa_mini", "asa_classroom", "asa_results", "tomllib"} | {file.stem for file in files}
     return {
         canonicalize_name(IMPORT_NAMES.get(name, name)) for name in names - set(sys.stdlib_module_names) - own
     }
@@ -143,5 +143,6 @@ def test_the_wheel_lists_every_package(project):
         file.parent for name in ("asa_mini", "asa_classroom") for file in (ROOT / name).rglob("__init__.py")
     }
     assert {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders} == set(packages) - {
-        "asa_mini._data.shortcut"
+        "asa_mini._data.shortcut",
+        "asa_results",
     }

@@ -143,7 +143,7 @@ DAMAGES = [
     (missing_parts, source(4, "## Try it", "### Try it"), "Where to look next are missing"),
     (missing_parts, source(4, "on. Is", "on; is"), "What you learned has 2 sentences, not 3"),
     (missing_parts, source(4, "One, see", "One. See"), "What you learned has 4 sentences, not 3"),
-    (dead_links, source(4, "plots.py", "plot.py"), r"cell 4 links to \.\./asa_mini/plot\.py#L1"),
+    (dead_links, source(4, "plots.py", "plot.py"), r"cell 4 links to \.\./asa_mini/look/plot\.py#L1"),
     (dead_links, source(4, "../asa_mini/look/plots.py", "/usr"), "cell 4 links to /usr#L1, which is not in"),
 ]
 

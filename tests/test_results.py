@@ -12,9 +12,9 @@ import tiny_text
 
 from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError
-from asa_mini.look import results
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.files import write_json
+from asa_results import tables
 
 
 def script(name):
@@ -57,17 +57,17 @@ def store(tmp_path, monkeypatch):
 
 
 def test_runs_become_rows_in_percent(store):
-    runs = results.read_runs("made")
+    runs = tables.read_runs("made")
     assert list(runs["method"]) == ["plain"] * 2 + ["ASA 0.3"] * 2 + ["plain"] * 2
     assert list(runs["accuracy"]) == pytest.approx([80, 40, 90, 45, 60, 30])
 
 
 def test_best_weights_are_another_reading_of_the_same_runs(store):
-    assert list(results.read_runs("made", "best")["accuracy"]) == pytest.approx([70, 100, 50])
+    assert list(tables.read_runs("made", "best")["accuracy"]) == pytest.approx([70, 100, 50])
 
 
 def test_summary_gives_mean_and_spread_over_seeds(store):
-    table = results.summarise(results.read_runs("made"), ["iid"])
+    table = tables.summarise(tables.read_runs("made"), ["iid"])
     assert table.loc[("plain", "2"), "iid"] == "70.0 ± 14.1"
     assert table.loc[("plain", "2"), "seeds"] == 2
     assert table.loc[("ASA 0.3", "4"), "iid"] == "90.0"  # no spread from a single seed
@@ -75,22 +75,22 @@ def test_summary_gives_mean_and_spread_over_seeds(store):
 
 def test_gains_are_paired_by_seed(store):
     store("made", [run("asa", 0.3, 2.0, seed, right, 0) for seed, right in enumerate((0.7, 0.8, 0.1))])
-    table = results.gains(results.read_runs("made"), "iid", ("plain", 2.0), 2.0)
+    table = tables.gains(tables.read_runs("made"), "iid", ("plain", 2.0), 2.0)
     # Seed 0 loses 10 points, seed 1 gains 20, seed 2 has nothing to be compared with.
     assert table.loc["ASA 0.3"].to_dict() == {"points": "+5.0", "ahead": "1 of 2 seeds"}
 
 
 def test_markdown_table():
     frame = pd.DataFrame({"b": [1]}, index=pd.Index(["x"], name="a"))
-    assert results.markdown_table(frame) == "| a | b |\n| --- | --- |\n| x | 1 |"
+    assert tables.markdown_table(frame) == "| a | b |\n| --- | --- |\n| x | 1 |"
 
 
 def test_missing_results_say_how_to_get_them(store, tmp_path, monkeypatch):
     with pytest.raises(DataFileError, match=r"experiments\.py sst2"):
-        results.read_runs("sst2")
+        tables.read_runs("sst2")
     monkeypatch.setenv("ASA_RESULTS_DIR", str(tmp_path / "none"))
-    with pytest.raises(DataFileError, match=r"no folder .*none with measured runs; .*ASA_RESULTS_DIR"):
-        results.read_runs("made")
+    with pytest.raises(DataFileError, match=r"no folder .*none with measured runs: .*ASA_RESULTS_DIR"):
+        tables.read_runs("made")
 
 
 def test_readme_shows_what_was_measured():
@@ -109,11 +109,11 @@ def test_attention_of_every_run_by_layer_and_against_plain(store):
         row = run(method, 0.3, 2.0, seed, 0.5, 0)
         rows.append(row | {"attention": {"n": 9, "by_layer": {"entropy": entropy, "kept": [1, 1]}}})
     store("looks", rows)
-    table = results.read_attention("looks")
+    table = tables.read_attention("looks")
     assert len(table) == 10
     chosen = table[(table["method"] == "ASA 0.3") & (table["seed"] == 1)]
     assert list(chosen["layer"]) == [0, 1] and list(chosen["entropy"]) == [4, 5]
-    against = results.against_plain(table, "entropy")
+    against = tables.against_plain(table, "entropy")
     assert dict(against.loc["ASA 0.3"]) == {"difference": "+0.250", "higher": "1 of 2 seeds"}
 
 
@@ -124,18 +124,18 @@ def test_an_experiment_writes_one_file_a_run_and_skips_what_is_there(tmp_path, m
     model = {"name": tiny_text.save_model(tmp_path / "model", max_position_embeddings=64)}
     data = {"name": "sst2", "max_train_samples": 8}
     folder = tiny_text.write_files(tmp_path / "data")
-    tables = [
+    made = [
         experiments.Table("tiny", SimpleNamespace(seeds=[seed], bf16=False, data_dir=folder), data, model)
         for seed in (0, 1)
     ]
     for _ in range(2):
-        for seed, table in enumerate(tables):
+        for seed, table in enumerate(made):
             table.run("asa", seed, 1e-3, 1.0, 0.3)
     assert capsys.readouterr().out.count("tiny: asa") == 2
     assert len(list((tmp_path / "tiny").iterdir())) == 2
-    first = results.stored_runs("tiny")[0]
+    first = tables.stored_runs("tiny")[0]
     assert first["data"] == data and first["config"]["asa"]["temperature"] == 0.3
-    assert list(results.read_runs("tiny")["seed"].unique()) == [0, 1]
+    assert list(tables.read_runs("tiny")["seed"].unique()) == [0, 1]
     assert first["best"]["results"] == first["results"]
 
 

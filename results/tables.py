@@ -1,4 +1,4 @@
-"""Reading measured runs, one file each in results/EXPERIMENT/, into tables for README and notebooks."""
+"""Reading measured runs, one file each in EXPERIMENT/, into tables for README and lessons."""
 
 import json
 import os
@@ -24,11 +24,10 @@ def label(config: dict) -> str:
 
 
 def results_folder() -> Path:
-    """The folder named by ASA_RESULTS_DIR, else `results/` of the clone; DataFileError if there is none."""
-    folder = Path(os.environ.get("ASA_RESULTS_DIR") or Path(__file__).resolve().parents[2] / "results")
+    """Where the measured runs lie: the folder named by ASA_RESULTS_DIR, else the one of this file."""
+    folder = Path(os.environ.get("ASA_RESULTS_DIR") or Path(__file__).parent)
     if not folder.is_dir():
-        advice = "clone asa_mini's repository, and name its folder results in ASA_RESULTS_DIR"
-        raise DataFileError(f"there is no folder {folder} with measured runs; {advice}")
+        raise DataFileError(f"there is no folder {folder} with measured runs: mend or unset ASA_RESULTS_DIR")
     return folder
 
 
