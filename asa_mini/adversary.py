@@ -3,9 +3,14 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asa_mini.gradient_reversal import reverse_gradient
+
+# The authors' bias of a masked unit (modeling/bert.py, AsaBert.Encoder.forward: (1 - mask) * -10000);
+# exp(-10000) is exactly 0 in every float format. It is also the factor of the mask's gradient.
+MASKED_SCORE = -10000.0
 
 
 class Adversary(nn.Module):
@@ -14,34 +19,50 @@ class Adversary(nn.Module):
         Qa = x Wq + bq,   Ka = x Wk + bk
 
     One head, shared by all attention heads of the layer. It sees x detached ("feature sharing" in the
-    paper): what the adversary learns reaches the encoder through the mask alone.
+    paper; hidden_states.detach() in modeling/bert.py, AsaBert.Encoder.forward): what the adversary learns
+    reaches the encoder through the mask alone.
+
+    The weights are never in half precision, whatever the model is converted to: at the usual learning rates
+    a step is smaller than the distance of two bfloat16 numbers, and most of them would stand still. The
+    products are computed in the precision of x, or in autocast's.
 
     Args:
         hidden_size: E, the width of the layer's input.
-        initializer_range: standard deviation of the initial weights; biases start at zero, as in BERT.
+        initializer_range: standard deviation of the initial weights; biases start at zero. As in the
+            authors' init_weights, where 0.02 is BERT's.
     """
 
     def __init__(self, hidden_size: int, initializer_range: float = 0.02):
         super().__init__()
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
+        self.query = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
+        self.key = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
         for linear in (self.query, self.key):
             nn.init.normal_(linear.weight, std=initializer_range)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, L, E) -> Qa (B, L, E), Ka (B, L, E)."""
+        """x (B, L, E) -> Qa (B, L, E), Ka (B, L, E), in the dtype of x or of autocast."""
         x = x.detach()
-        return self.query(x), self.key(x)
+        return tuple(
+            F.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
+            for linear in (self.query, self.key)
+        )
+
+    def _apply(self, fn, recurse=True):  # behind .to(), .half(), .cuda(), of this module and of any around it
+        def keep_precision(x: Tensor) -> Tensor:
+            moved = fn(x)
+            return moved if moved.dtype.itemsize >= 4 else x.to(moved.device)
+
+        return super()._apply(keep_precision, recurse)
 
 
 class HardStep(torch.autograd.Function):
     """step(s) = 1 where s > 0, else 0; backward as if it were the sigmoid: dstep/ds := sigmoid'(s).
 
-    The step's own derivative is zero almost everywhere, so without this straight-through rule the
-    adversary would never learn. The sigmoid's derivative is what the reference's gradients show
-    (gingasan/adversarialSA at 049af10): it adds Gumbel noise and subtracts it again, so its "Gumbel
-    sigmoid" is deterministic, and its 1e-12 temperature has nothing to do with the paper's.
+    The step's own derivative is zero almost everywhere, so without this straight-through rule the adversary
+    would never learn. The authors call theirs a Gumbel sigmoid (modeling/utils.py:25-35), but line 32 adds
+    the noise and subtracts it again, so that it is deterministic; its tau, 1e-12, has nothing to do with the
+    paper's temperature; and line 34 lets the sigmoid's derivative through.
     """
 
     @staticmethod
@@ -60,6 +81,9 @@ def keep_mask(adversary_q: Tensor, adversary_k: Tensor, gradient_reversal_scale:
     """The adversary's binary structure mu(x; eta): 1 keeps attention unit (i, j), 0 switches it off.
 
         s = Qa Ka^T / sqrt(E),   mask = R(step(s))          R: gradient reversal
+
+    As in modeling/bert.py, AsaBert.Adversary. What may not be seen anyway (padding, the future) is no
+    matter of this mask: `asa_attention` knows of it.
 
     Args:
         adversary_q, adversary_k: (B, L, E).

@@ -1,17 +1,17 @@
-"""ASA attention: the one public function, and the dense reference that specifies it."""
-
-from collections.abc import Callable
+"""ASA attention: the one public function, the dense reference that specifies it, the choice of a backend."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asa_mini.adversary import keep_mask
+from asa_mini.adversary import MASKED_SCORE, keep_mask
 from asa_mini.errors import InputError
 
 BACKENDS = ("auto", "reference", "triton")
-MAX_DIM = 128  # head dimension of the triton backend
-MASKED_SCORE = -10000.0  # the reference's bias; exp(-10000) is exactly 0 in every float format
+# What the triton backend can do, and why no more:
+MAX_DIM = 128  # head dimension; a wider tile does not fit into the shared memory of consumer GPUs
+MAX_SEQUENCES = 65_535  # heads x batch; CUDA's limit for the second dimension of a grid
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what tensor cores multiply
 
 
 def asa_attention(
@@ -27,7 +27,7 @@ def asa_attention(
     dropout: float = 0.0,
     gradient_reversal_scale: float = 1.0,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Attention of q over k, v under an adversary's binary mask.
 
         mask = R(step(Qa Ka^T / sqrt(E)))                         (B, L, L), see `keep_mask`
@@ -35,9 +35,10 @@ def asa_attention(
         S    = -10000                 where mask = 0              (the gradient of S reaches mask as 10000 dS)
         O    = dropout(softmax(S over the allowed keys)) V
 
+    (The authors' modeling/bert.py, Bert.SelfAttention.forward: score * ge(mask, 0) + mask, mask 0 or -10000.)
     A masked unit gets probability 0, unless its whole row is masked: then the row attends uniformly to all
-    allowed keys. (The reference attends to padding as well in that case; this is the one difference.)
-    A row with no allowed key gives zeros, as in `scaled_dot_product_attention`.
+    allowed keys; theirs to padding as well, this is the one difference. A row with no allowed key gives
+    zeros, as in `scaled_dot_product_attention`.
 
     Args:
         q: (B, H, L, D).
@@ -49,83 +50,154 @@ def asa_attention(
         scaling: factor of Q K^T, 1/sqrt(D) by default.
         dropout: probability of dropping an attention weight.
         gradient_reversal_scale: strength of the reversal in front of the adversary.
-        backend: "reference" (dense, any device, any float type), "triton" (memory linear in L; an NVIDIA GPU,
-            D up to MAX_DIM, masks of padding or causality alone), or "auto": triton for tensors on a GPU.
+        backend: "reference" (dense, any device, any float type), "triton" (memory linear in L, an NVIDIA
+            GPU), or "auto", see `choose_backend`.
 
     Returns:
-        O (B, H, L, D), and the number of kept allowed units (B,), padded query rows included as in the
-        reference; both are differentiable with respect to the adversary.
+        O (B, H, L, D); the number of kept allowed units (B,), differentiable with respect to the adversary;
+        the number of allowed units (B,). Padded query rows are counted in both, as the authors' sum over all
+        rows does (AsaBertForSequenceClassification.forward); padded keys never are.
 
     Raises:
-        InputError: unknown backend, shapes that do not fit, an `allowed` that is not boolean or that differs
-            between heads, something that the chosen backend cannot do (it names the one that can).
+        InputError: shapes that do not fit, an `allowed` that is not boolean or that differs between heads, an
+            unknown backend, something that the chosen one cannot do.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    _check_shapes(q, k, v, adversary_q, adversary_k, allowed)
-    if scaling is None:
-        scaling = q.shape[-1] ** -0.5
-    if backend == "auto":
-        backend = "triton" if q.is_cuda else "reference"
-    compute = reference_attention if backend == "reference" else _triton_attention()
-    return compute(
-        q, k, v, adversary_q, adversary_k, allowed, causal, scaling, dropout, gradient_reversal_scale
-    )
-
-
-def _triton_attention() -> Callable:
-    """The kernels, imported on first use: triton exists for Linux alone, and is slow to import."""
-    try:
-        from asa_mini.kernels import triton_attention
-    except ModuleNotFoundError as error:
-        if error.name != "triton":
-            raise
-        raise InputError(
-            "backend='triton' needs the triton package (Linux: pip install 'asa_mini[gpu]'); "
-            "backend='reference' works everywhere"
-        ) from error
-    return triton_attention
+    tensors = (q, k, v, adversary_q, adversary_k)
+    _check_shapes(*tensors, allowed)
+    batch, heads, length, dim = q.shape
+    facts = dict(device=q.device.type, dtypes={x.dtype for x in tensors}, sequences=batch * heads)
+    if torch.is_autocast_enabled(q.device.type):  # then the kernels cast, as PyTorch's own attention does
+        facts["dtypes"] = {torch.get_autocast_dtype(q.device.type)}
+    facts |= dict(head_dim=dim, value_dim=v.shape[-1], mask_rows=1 if allowed is None else allowed.shape[2])
+    scaling = dim**-0.5 if scaling is None else scaling
+    rest = (allowed, causal, scaling, dropout, gradient_reversal_scale)
+    if choose_backend(backend, **facts) == "reference":
+        return reference_attention(*tensors, *rest)
+    output, kept = _kernels().triton_attention(*tensors, *rest)
+    return output, kept, count_allowed(allowed, causal, batch, length, kept)
 
 
 def reference_attention(
-    q, k, v, adversary_q, adversary_k, allowed, causal, scaling, dropout, gradient_reversal_scale
-):
-    """The equations of `asa_attention`, line by line; every tensor is dense."""
-    groups = q.shape[1] // k.shape[1]
+    q: Tensor,  # (B, H, L, D)
+    k: Tensor,  # (B, Hkv, L, D)
+    v: Tensor,  # (B, Hkv, L, D)
+    adversary_q: Tensor,  # (B, L, E)
+    adversary_k: Tensor,  # (B, L, E)
+    allowed: Tensor | None,  # (B or 1, 1, L or 1, L) boolean
+    causal: bool,
+    scaling: float,
+    dropout: float,
+    gradient_reversal_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The equations of `asa_attention`, line by line; every tensor is dense. Same results."""
+    batch, heads, length, _ = q.shape
+    groups = heads // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, L, D)
 
     mask = keep_mask(adversary_q, adversary_k, gradient_reversal_scale)[:, None]  # (B, 1, L, L)
-    if causal:
-        past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-        allowed = past[None, None] if allowed is None else allowed & past  # (B or 1, 1, L, L)
     bias = MASKED_SCORE * (1 - mask)
+    seen = allowed_units(allowed, causal, length, q.device)  # (B or 1, 1, L or 1, L)
     counted = mask
-    if allowed is not None:
-        counted = mask * allowed
+    if seen is not None:
+        counted = mask * seen
         # Half of the lowest number, so that adding a score to it cannot overflow to -inf.
-        bias = bias.masked_fill(~allowed, torch.finfo(bias.dtype).min / 2)
+        bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min / 2)
 
     scores = scaling * q @ k.mT  # (B, H, L, D) x (B, H, D, L) -> (B, H, L, L)
     scores = torch.addcmul(bias, scores, mask.detach().to(scores.dtype))  # 0 * score + bias where masked
     weights = F.dropout(scores.softmax(-1), dropout)  # (B, H, L, L)
     output = weights.to(v.dtype) @ v  # (B, H, L, L) x (B, H, L, D) -> (B, H, L, D)
-    if allowed is not None:
-        output = output * allowed.any(-1, keepdim=True)
+    if seen is not None:
+        output = output * seen.any(-1, keepdim=True)
     # Counted in float32 at least: float16 overflows at 65504 units, one sequence of 256 tokens.
-    return output, counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
+    kept = counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
+    return output, kept, count_allowed(allowed, causal, batch, length, kept)
 
 
-def _check_shapes(
-    q: Tensor, k: Tensor, v: Tensor, adversary_q: Tensor, adversary_k: Tensor, allowed: Tensor | None
-) -> None:
+def allowed_units(allowed: Tensor | None, causal: bool, length: int, device) -> Tensor | None:
+    """`allowed` and causality as one mask, (B or 1, 1, L or 1, L) boolean; None allows everything."""
+    if not causal:
+        return allowed
+    past = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]  # j <= i
+    return past if allowed is None else allowed & past
+
+
+def count_allowed(allowed: Tensor | None, causal: bool, batch: int, length: int, like: Tensor) -> Tensor:
+    """(B,) units of each sequence that are allowed, in `like`'s dtype; dense only where `allowed` is."""
+    if allowed is not None and allowed.shape[2] > 1:
+        units = allowed_units(allowed, causal, length, like.device)
+    else:  # each key counts as often as there are queries that see it, the causal ones from j on
+        step = -1 if causal else 0
+        units = length + step * torch.arange(length, device=like.device)
+        units = (units if allowed is None else units * allowed).reshape(-1, 1, 1, length)
+    return units.sum(dim=(1, 2, 3)).to(like.dtype).expand(batch)
+
+
+def choose_backend(
+    wanted: str,
+    *,
+    device: str,
+    dtypes: set[torch.dtype],
+    head_dim: int,
+    value_dim: int,
+    mask_rows: int = 1,
+    sequences: int = 1,
+) -> str:
+    """The backend that computes attention, "reference" or "triton".
+
+    Args:
+        wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference.
+        device: the tensors' device type. dtypes: of q, k, v and the adversary's projections.
+        head_dim, value_dim: D of q, and of v. sequences: heads x batch.
+        mask_rows: of `allowed`: 1 for padding alone, more for a mask with a row for each query.
+
+    Raises:
+        InputError: an unknown name, or "triton" for what the kernels cannot do.
+    """
+    if wanted not in BACKENDS:
+        raise InputError(f"unknown attention backend {wanted!r}; choose one of {', '.join(BACKENDS)}")
+    if wanted == "reference" or (wanted == "auto" and device != "cuda"):
+        return "reference"
+    names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+    if (kernels := _kernels()) is None:
+        obstacle = "needs the triton package (Linux: pip install 'asa_mini[gpu]')"
+    elif len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        obstacle = f"has one of float16, bfloat16, float32, the same for all inputs, which are {names}"
+    elif head_dim > MAX_DIM:
+        obstacle = f"has head dimensions up to {MAX_DIM}, not {head_dim}"
+    elif value_dim != head_dim:
+        obstacle = f"needs values as wide as the queries, {head_dim}, not {value_dim}"
+    elif mask_rows > 1:
+        obstacle = "knows padding and causal masks alone, not one with a row for each query"
+    elif sequences > MAX_SEQUENCES:
+        obstacle = f"takes up to {MAX_SEQUENCES} heads x sequences at once, not {sequences} (smaller batches)"
+    elif device != "cuda" and not kernels.INTERPRETED:
+        obstacle = "needs an NVIDIA GPU (or TRITON_INTERPRET=1 before Python starts, slowly on the CPU)"
+    else:
+        return "triton"
+    if wanted == "auto":
+        return "reference"
+    raise InputError(f"backend='triton' {obstacle}; backend='reference' works everywhere")
+
+
+def _kernels():
+    """The kernels, imported on first use: triton is slow to import. None where it does not exist."""
+    try:
+        import asa_mini.kernels as kernels
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return kernels
+
+
+def _check_shapes(q, k, v, adversary_q, adversary_k, allowed) -> None:
     batch, heads, length, dim = q.shape
     fits = k.shape[0] == batch and k.shape[2:] == (length, dim) and v.shape[:3] == k.shape[:3]
     if not fits or heads % k.shape[1]:
-        raise InputError(
-            f"asa_attention is self-attention: q {tuple(q.shape)} does not fit k {tuple(k.shape)} "
-            f"and v {tuple(v.shape)}"
-        )
+        shapes = f"q {tuple(q.shape)} does not fit k {tuple(k.shape)} and v {tuple(v.shape)}"
+        raise InputError(f"asa_attention is self-attention: {shapes}")
     for name, x in (("adversary_q", adversary_q), ("adversary_k", adversary_k)):
         if x.ndim != 3 or x.shape[:2] != (batch, length):
             raise InputError(f"{name} must be ({batch}, {length}, E) to fit q, but is {tuple(x.shape)}")
@@ -133,9 +205,6 @@ def _check_shapes(
         return
     if allowed.dtype != torch.bool:
         raise InputError(f"`allowed` must be boolean (True = may be attended to), but is {allowed.dtype}")
-    shapes = [(b, 1, n, length) for b in (1, batch) for n in (1, length)]
-    if allowed.shape not in shapes:
-        raise InputError(
-            f"`allowed` must be ({batch} or 1, 1, {length} or 1, {length}), the same for all heads, "
-            f"but is {tuple(allowed.shape)}"
-        )
+    if allowed.shape not in [(b, 1, n, length) for b in (1, batch) for n in (1, length)]:
+        fitting = f"({batch} or 1, 1, {length} or 1, {length}), the same for all heads"
+        raise InputError(f"`allowed` must be {fitting}, but is {tuple(allowed.shape)}")

@@ -26,6 +26,7 @@ def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
 
     Args:
         x: any shape, floating point.
-        scale: strength of the reversal; 1.0 makes the two players' step sizes equal.
+        scale: strength of the reversal; 1.0, the authors' (modeling/utils.py:6-19, RevGrad, with alpha 1 in
+            modeling/bert.py), makes the two players' step sizes equal.
     """
     return GradientReversal.apply(x, scale)

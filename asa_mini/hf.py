@@ -8,7 +8,7 @@ only switch: nothing is stored on a module, so recomputation under gradient chec
 the first pass saw.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from asa_mini.adversary import Adversary, keep_mask
-from asa_mini.attention import MAX_DIM, asa_attention
+from asa_mini.attention import allowed_units, asa_attention
 from asa_mini.errors import InputError
 
-SUPPORTED = (
-    "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert, ernie, modernbert, eurobert, llama"
-)
-
-
+SUPPORTED = "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert, mobilebert, ernie, "
+SUPPORTED += "modernbert, eurobert, llama"
 # Keywords by which some decoders change the scores; the adversarial pass would leave them out without a word.
 UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
 
@@ -47,13 +44,6 @@ class AsaPass:
     maps: list[Tensor] | None = None  # (B or 2B, H, L, L), attention weights
 
 
-@dataclass
-class _Probe:
-    """Passed as `asa=` once, to find out which modules call the attention function, and in which order."""
-
-    modules: list[nn.Module] = field(default_factory=list)
-
-
 class AdversaryHook:
     """Pre-hook of a self-attention module: adds the adversary's projections to its keywords."""
 
@@ -70,105 +60,76 @@ class AdversaryHook:
                 f"attn_implementation is {implementation!r}, which knows no adversary: call train() on the "
                 "wrapped model (then .model.eval(), if dropout is to stay off)"
             )
-        x = args[0] if args else kwargs["hidden_states"]  # (B or 2B, L, E)
+        x = _hidden_states(args, kwargs)  # (B or 2B, L, E)
         with torch.set_grad_enabled(asa.grad):
             projections = self.adversary(x[x.shape[0] // 2 :] if asa.joint else x)
         return args, {**kwargs, "adversary_projections": projections}
+
+
+def _hidden_states(args: tuple, kwargs: dict) -> Tensor | None:
+    return args[0] if args else kwargs.get("hidden_states")
 
 
 def _asa_attention_forward(
     module, query, key, value, attention_mask, asa=None, adversary_projections=None, is_causal=None, **kwargs
 ):
     """The function behind attn_implementation="asa"; q, k, v: (B or 2B, H, L, D) -> (B or 2B, L, H, D)."""
-    if isinstance(asa, _Probe) and all(kwargs.get(name) is None for name in UNKNOWN_TERMS):
-        asa.modules.append(module)
+    if isinstance(asa, _Probe):
+        return asa.answer(module, query, value, kwargs), None
     # By the rules of sdpa_attention_forward; a mask with a row for each query holds everything already.
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and (attention_mask is None or attention_mask.shape[2] == 1)
-    inputs = dict(attention_mask=attention_mask, asa=asa, projections=adversary_projections, causal=causal)
-    output, kept = _attend(module, query, key, value, **inputs, **kwargs)
-    if not isinstance(asa, AsaPass):
-        return output, None
-    if kept is not None:
-        asa.kept_units.append(kept)
-        # Both halves of a joint pass have the same padding, so that this is right for them as well.
-        asa.kept_share.append(kept.detach() * len(query) / _count_allowed(attention_mask, causal, query))
-    if asa.masks is not None:
-        asa.masks.append(_kept_and_allowed(query, adversary_projections, attention_mask, causal, asa.joint))
-    if asa.maps is not None:  # the weights are what attention makes of the identity: softmax(S) I
-        one_hot = torch.eye(query.shape[2], dtype=value.dtype, device=value.device)
-        one_hot = one_hot.expand(*value.shape[:2], -1, -1)  # (B or 2B, Hkv, L, L)
-        maps, _ = _attend(module, query, key, one_hot, **inputs, **kwargs)
-        asa.maps.append(maps.transpose(1, 2))
-    return output, None
+    inputs = (attention_mask, causal, asa, adversary_projections)
+    if isinstance(asa, AsaPass) and (asa.masks is not None or asa.maps is not None):
+        _record(module, query, key, value, *inputs, **kwargs)
+    return _attend(module, query, key, value, *inputs, **kwargs), None
 
 
-def _attend(module, query, key, value, attention_mask, asa, projections, causal, **kwargs):
-    """Plain attention, or with projections the adversarial one, in a joint pass for the second half only.
-
-    Returns:
-        (B or 2B, L, H, D), and the kept units per sequence, a scalar; None for plain attention.
-    """
+def _attend(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> Tensor:
+    """(B or 2B, L, H, D); with projections adversarial attention, in a joint pass of the second half."""
     if projections is None:
-        return _plain_attention(module, query, key, value, attention_mask, causal, **kwargs), None
+        return _plain_attention(module, query, key, value, allowed, causal, **kwargs)
     clean = None
     if asa.joint:
         (clean_q, query), (clean_k, key), (clean_v, value) = (x.chunk(2) for x in (query, key, value))
-        clean_mask = attention_mask
-        if attention_mask is not None and attention_mask.shape[0] > 1:  # else one mask for all examples
-            clean_mask, attention_mask = attention_mask.chunk(2)
-        clean = _plain_attention(module, clean_q, clean_k, clean_v, clean_mask, causal, **kwargs)
+        clean_allowed = allowed
+        if allowed is not None and allowed.shape[0] > 1:  # else one mask for all examples
+            clean_allowed, allowed = allowed.chunk(2)
+        clean = _plain_attention(module, clean_q, clean_k, clean_v, clean_allowed, causal, **kwargs)
     with torch.set_grad_enabled(asa.grad):
-        output, kept = asa_attention(
-            query,
-            key,
-            value,
-            *projections,
-            attention_mask,
-            causal=causal,
-            scaling=kwargs.get("scaling"),
-            dropout=kwargs.get("dropout", 0.0),
-            gradient_reversal_scale=asa.gradient_reversal_scale,
-            backend=asa.backend,
-        )
-        kept = kept.mean()
+        chosen = {name: kwargs[name] for name in ("scaling", "dropout") if name in kwargs}
+        chosen |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, backend=asa.backend)
+        tensors = (query, key, value, *projections, allowed)
+        output, kept, units = asa_attention(*tensors, causal=causal, **chosen)
+        asa.kept_units.append(kept.mean())
+        asa.kept_share.append(kept.detach().sum() / units.sum())
     output = output.transpose(1, 2)  # (B, L, H, D)
-    return (output if clean is None else torch.cat([clean, output])).contiguous(), kept
+    return (output if clean is None else torch.cat([clean, output])).contiguous()
 
 
-def _kept_and_allowed(query, projections, attention_mask, causal, joint) -> Tensor:
-    """(B, L, L) boolean, of the attacked half of a joint pass; a layer without an adversary keeps all."""
-    length = query.shape[2]
-    kept = query.new_ones(query.shape[0] // (1 + joint), length, length, dtype=torch.bool)
-    if projections is not None:
-        kept = keep_mask(*(x.detach() for x in projections)).bool()
-    if causal:
-        kept = kept & _past(query)[0]
-    if attention_mask is not None:
-        kept = kept & attention_mask[-len(kept) :, 0]
-    return kept
-
-
-def _plain_attention(module, query, key, value, attention_mask, causal, **kwargs):
+def _plain_attention(module, query, key, value, allowed, causal, **kwargs) -> Tensor:
     """PyTorch's own attention, in which a mask replaces causality."""
-    if causal and attention_mask is not None:
-        attention_mask = attention_mask & _past(query)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=causal, **kwargs)[0]
+    if allowed is not None:
+        allowed = allowed_units(allowed, causal, query.shape[2], query.device)
+    return sdpa_attention_forward(module, query, key, value, allowed, is_causal=causal, **kwargs)[0]
 
 
-def _past(query: Tensor) -> Tensor:
-    """(1, 1, L, L) boolean, True where key j is not in the future of query i."""
+def _record(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> None:
+    """For analysis: this call's mask and attention weights, into the lists that were given to take them."""
     length = query.shape[2]
-    return torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
-
-
-def _count_allowed(allowed: Tensor | None, causal: bool, query: Tensor) -> Tensor | int:
-    """Attention units of the batch that exist, from its (B or 1, 1, L or 1, L) mask."""
-    batch, _, length, _ = query.shape
-    if not causal:
-        return batch * length * length if allowed is None else allowed.expand(batch, 1, length, length).sum()
-    queries = torch.arange(length, 0, -1, device=query.device)  # key j is seen by the L - j queries from j on
-    return batch * queries.sum() if allowed is None else (queries * allowed.expand(batch, 1, 1, length)).sum()
+    if asa.masks is not None:  # of the attacked half; a layer without an adversary keeps all
+        size = query.shape[0] // (1 + asa.joint)
+        kept = query.new_ones(size, length, length, dtype=torch.bool)
+        if projections is not None:
+            kept = keep_mask(*(x.detach() for x in projections)).bool()
+        seen = allowed_units(allowed, causal, length, query.device)
+        asa.masks.append(kept if seen is None else kept & seen[-size:, 0])
+    if asa.maps is not None:  # the weights are what attention makes of the identity: softmax(S) I
+        one_hot = torch.eye(length, dtype=value.dtype, device=value.device)
+        one_hot = one_hot.expand(*value.shape[:2], -1, -1)  # (B or 2B, Hkv, L, L)
+        aside = replace(asa, kept_units=[], kept_share=[])  # they are counted once
+        maps = _attend(module, query, key, one_hot, allowed, causal, aside, projections, **kwargs)
+        asa.maps.append(maps.transpose(1, 2))
 
 
 def key_mask(*, mask_function, attention_mask=None, q_length, kv_length, **options) -> Tensor | None:
@@ -181,38 +142,41 @@ def key_mask(*, mask_function, attention_mask=None, q_length, kv_length, **optio
     plain = mask_function in (bidirectional_mask_function, causal_mask_function) and q_length == kv_length
     fits = attention_mask is None or attention_mask.shape[-1] == kv_length
     if not (plain and fits and skips):
-        return sdpa_mask(
-            mask_function=mask_function,
-            attention_mask=attention_mask,
-            q_length=q_length,
-            kv_length=kv_length,
-            **options,
-        )
+        lengths = dict(q_length=q_length, kv_length=kv_length)
+        return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **lengths, **options)
     if attention_mask is None or (not torch.compiler.is_compiling() and attention_mask.all()):
         return None
     return attention_mask.bool()[:, None, None]
-
-
-def choose_backend(wanted: str, model: PreTrainedModel) -> str:
-    """What "auto" means for a model where it is now: triton on a GPU, if the kernels can compute it."""
-    if wanted != "auto":
-        return wanted
-    config = model.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    fits = head_dim <= MAX_DIM and not windows and model.dtype != torch.float64
-    return "triton" if model.device.type == "cuda" and fits else "reference"
 
 
 AttentionInterface.register("asa", _asa_attention_forward)
 AttentionMaskInterface.register("asa", key_mask)  # without it, padding would be attended to without a word
 
 
-def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that call the attention function, in the order of the forward pass.
+class _Probe:
+    """Passed as `asa=` once: which modules call the attention function, in which order, and their widths."""
 
-    Found by running two tokens through the encoder, which at the same time proves that the family hands
-    keywords down to its attention.
+    def __init__(self):
+        self.read: dict[nn.Module, int] = {}  # width of the hidden states of modules that get the keyword
+        self.widths: dict[nn.Module, int] = {}  # of those that call the attention function
+
+    def look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = _hidden_states(args, kwargs)
+        if kwargs.get("asa") is self and isinstance(x, Tensor):
+            self.read[module] = x.shape[-1]
+
+    def answer(self, module: nn.Module, query: Tensor, value: Tensor, options: dict) -> Tensor:
+        if module not in self.read or any(options.get(name) is not None for name in UNKNOWN_TERMS):
+            raise ValueError(f"{type(module).__name__} computes more than attention of its hidden states")
+        self.widths[module] = self.read[module]
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+def probe_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
+    """The modules that call the attention function, in the order of the forward pass, and E that each reads.
+
+    Found by running two tokens through the encoder, which proves at the same time that the family hands
+    keywords down to its attention; InputError if it does not. The model comes back as it was.
     """
     unsupported = InputError(
         f"{model.config.model_type} models do not run plain attention through transformers' "
@@ -221,16 +185,33 @@ def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
     if not model._supports_attention_backend or model.config.is_encoder_decoder:
         raise unsupported
     plain, probe = model.config._attn_implementation, _Probe()
-    model.set_attn_implementation("asa")
     cuda = [model.device] if model.device.type == "cuda" else []
     tokens = torch.ones(1, 2, dtype=torch.long, device=model.device)
+    hooks = [module.register_forward_pre_hook(probe.look, with_kwargs=True) for module in model.modules()]
     try:
+        model.set_attn_implementation("asa")
         with torch.no_grad(), torch.random.fork_rng(devices=cuda):
             model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), asa=probe)
-    except (TypeError, ValueError) as error:  # takes no such keyword, or sdpa cannot compute its attention
+    except (TypeError, ValueError) as error:  # takes no such keyword, or the probe refuses
         raise unsupported from error
     finally:
+        for hook in hooks:
+            hook.remove()
         model.set_attn_implementation(plain)
-    if not probe.modules:
+    if not probe.widths:
         raise unsupported
-    return list(dict.fromkeys(probe.modules))  # ALBERT calls one shared module many times
+    return probe.widths  # ALBERT calls one shared module many times
+
+
+def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that `probe_attention` finds."""
+    return list(probe_attention(model))
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if table is None:  # rotary positions have no end
+        return None
+    # RoBERTa-like models start counting positions after the padding index.
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

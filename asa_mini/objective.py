@@ -5,11 +5,16 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.utils import ModelOutput
 
 from asa_mini.errors import InputError
 
-HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
+# How transformers' classes with a head are called, and which of its losses they compute.
+KNOWN = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
+HEADS = {name: LOSS_MAPPING[name] for name in KNOWN}
+HEADS["ForMultipleChoice"] = lambda logits, labels, **_: F.cross_entropy(logits, labels)  # not in its table
+HEADS["LMHeadModel"] = LOSS_MAPPING["ForCausalLM"]  # what BERT and GPT-2 call theirs
 
 
 def symmetric_divergence(logits: Tensor, adversarial_logits: Tensor) -> Tensor:
@@ -18,8 +23,10 @@ def symmetric_divergence(logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     Neither side is detached: both passes learn from it, and through the gradient reversal so does the
     adversary, which maximises it.
 
-    The reference's conventions are kept, odd ones included: a single regression output (B, 1) is compared
-    by a softmax *across the batch*; token predictions (B, L, C) are summed over all tokens, padding too.
+    The conventions of the authors' modeling/utils.py:38-46 are kept, odd ones included: a single regression
+    output (B, 1) is squeezed (39-41), so that it is compared by a softmax *across the batch*; "batchmean"
+    divides by B alone, so token predictions (B, L, C) are summed over all tokens, and padded ones are not
+    left out (modeling/bert.py, BertForTokenClassification).
 
     Args:
         logits, adversarial_logits: (B, ..., C), or (B, 1) for regression.
@@ -34,34 +41,6 @@ def symmetric_divergence(logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     p_q = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
     q_p = F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
     return (p_q + q_p) / 2
-
-
-def task_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss that the Hugging Face model itself computes from these logits, as a scalar.
-
-    Asking the model would mean a third pass in joint mode, where its logits hold both halves.
-    """
-    if type(model).__name__.endswith("ForMultipleChoice"):
-        return F.cross_entropy(logits, labels)  # transformers has no entry for it in its table of losses
-    return model.loss_function(
-        logits=logits,
-        pooled_logits=logits,
-        labels=labels,
-        config=model.config,
-        vocab_size=model.config.vocab_size,
-    )
-
-
-def check_head(model: PreTrainedModel) -> None:
-    """Raise InputError unless `task_loss` knows the model's loss."""
-    # "...LMHeadModel" is how BERT and GPT-2 call their ForCausalLM, whose loss is transformers' default.
-    if type(model).__name__.endswith(("ForMultipleChoice", "LMHeadModel")) or "_loss_function" in vars(model):
-        return
-    if getattr(model, "loss_type", None) not in HEADS:
-        raise InputError(
-            f"{type(model).__name__} has no head whose loss asa_mini knows; load the encoder with one of "
-            f"AutoModel{', AutoModel'.join((*HEADS, 'ForMultipleChoice'))}, or set model.loss_function"
-        )
 
 
 @dataclass
@@ -82,16 +61,6 @@ class AsaOutput(ModelOutput):
     kept_share: Tensor | None = None
 
 
-@dataclass
-class Objective:
-    """L = task + alpha * D + temperature^2 * kept units   (the adversary ascends the last two terms)."""
-
-    loss: Tensor
-    task_loss: Tensor
-    divergence: Tensor
-    kept_units: Tensor
-
-
 def asa_objective(
     task: Tensor,
     logits: Tensor,
@@ -99,19 +68,59 @@ def asa_objective(
     kept_units: Tensor,
     alpha: float,
     temperature: float,
-) -> Objective:
-    """Put the three terms together.
+) -> AsaOutput:
+    """L = task + alpha * D + temperature^2 * kept units   (the adversary ascends the last two terms).
 
     The paper's constraint on the adversary is the last term: because of the gradient reversal the adversary
-    is *paid* temperature^2 for each unit it keeps, so a high temperature means few masked units.
+    is *paid* temperature^2 for each unit it keeps, so a high temperature means few masked units. As in the
+    authors' modeling/bert.py, AsaBertForSequenceClassification.forward: loss + divergence + rloss * tau^2.
 
     Args:
-        task: scalar, the task loss on the clean logits.
+        task: scalar, the task loss on the clean logits; the attacked pass has none, as there.
         logits, adversarial_logits: (B, ..., C).
         kept_units: scalar, units kept per sequence (mean over the batch), summed over the layers.
         alpha: weight of the divergence.
-        temperature: tau; its square weighs the kept units, as in the reference.
+        temperature: tau; its square weighs the kept units.
+
+    Returns:
+        The terms and both logits; kept_share is left to who knows the layers.
     """
     divergence = symmetric_divergence(logits, adversarial_logits)
     loss = task + alpha * divergence + temperature**2 * kept_units
-    return Objective(loss, task, divergence, kept_units)
+    return AsaOutput(loss, logits, adversarial_logits, task, divergence, kept_units)
+
+
+def task_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss that the Hugging Face model itself computes from these logits, as a scalar.
+
+    Asking the model would mean a third pass in joint mode, where its logits hold both halves.
+    """
+    loss_function = (
+        getattr(model, "_loss_function", None) or HEADS[head_name(model)]
+    )  # the first: set by a user
+    options = dict(config=model.config, vocab_size=model.config.vocab_size)
+    return loss_function(logits=logits, pooled_logits=logits, labels=labels, **options)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Raise InputError unless `task_loss` knows the model's loss."""
+    if hasattr(model, "_loss_function"):
+        return
+    name, head = type(model).__name__, head_name(model)
+    if head is None:
+        raise InputError(
+            f"{name} has no head whose loss asa_mini knows; load the encoder with one of "
+            f"AutoModel{', AutoModel'.join((*KNOWN, 'ForMultipleChoice'))}, or set model.loss_function"
+        )
+    first = next(cls for cls in type(model).__mro__ if "forward" in vars(cls) or cls.__name__.endswith(head))
+    if not first.__name__.endswith(head):
+        raise InputError(
+            f"{name} has a forward of its own, so its loss may be another than that of {head}; "
+            "set model.loss_function to it: (logits, labels, **options) -> scalar"
+        )
+
+
+def head_name(model: PreTrainedModel) -> str | None:
+    """The name in HEADS by which the model's class, or the nearest one that it inherits from, ends."""
+    names = (cls.__name__ for cls in type(model).__mro__)
+    return next((head for name in names for head in HEADS if name.endswith(head)), None)

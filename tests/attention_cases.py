@@ -29,20 +29,20 @@ class Case:
     adversary_k: Tensor
     allowed: Tensor | None = None
 
-    def run(self, backend="reference", **options) -> tuple[Tensor, Tensor]:
+    def run(self, backend="reference", **options) -> tuple[Tensor, Tensor, Tensor]:
         """For triton, on its device, float64 computed in float32; the results come back as they went."""
         given = arguments(self)
         if backend == "triton":
             given = [x if x is None else x.to(DEVICE) for x in given]
             given = [x.float() if x is not None and x.dtype == torch.float64 else x for x in given]
-        output, kept = asa_attention(*given, backend=backend, **options)
-        kept_dtype = torch.promote_types(self.adversary_q.dtype, torch.float32)
-        return output.to(self.q), kept.to("cpu", kept_dtype)
+        output, *counts = asa_attention(*given, backend=backend, **options)
+        count_dtype = torch.promote_types(self.adversary_q.dtype, torch.float32)
+        return output.to(self.q), *(count.to("cpu", count_dtype) for count in counts)
 
     def gradients(self, names: str = "q k v adversary_q adversary_k", **options) -> dict[str, Tensor]:
         """Of a scalar that weighs every output and the kept units differently."""
         leaves = {name: getattr(self, name).detach().requires_grad_() for name in names.split()}
-        output, kept = replace(self, **leaves).run(**options)
+        output, kept, _ = replace(self, **leaves).run(**options)
         weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
         total = (output.double() * weights).sum() + 0.3 * kept.sum()
         return dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))

@@ -35,20 +35,20 @@ def test_by_hand(backend):
     adversary_q, adversary_k = column(1, -1, 0), column(1, -1, 1)
     q, k, v = (x[None] for x in (column(1, 2, 0), column(math.log(2), 5, 0), column(3, 7, 9)))
     case = Case(q, k, v, adversary_q, adversary_k)
-    output, kept = case.run(backend, scaling=1.0)
+    output, kept, units = case.run(backend, scaling=1.0)
     # Row 0: weights 2 : 1 on 3 and 9.  Row 1: its only kept unit.  Row 2: all masked, so uniform.
     close(output, column(5, 7, 19 / 3)[None], backend)
-    close(kept, torch.tensor([3.0], dtype=torch.float64), backend)
+    assert (kept.item(), units.item()) == (3, 9)
 
     case.allowed = torch.tensor([True, True, False])[None, None, None]  # the last token is padding
-    output, kept = case.run(backend, scaling=1.0)
+    output, kept, units = case.run(backend, scaling=1.0)
     close(output, column(3, 7, 5)[None], backend)
-    close(kept, torch.tensor([2.0], dtype=torch.float64), backend)
+    assert (kept.item(), units.item()) == (2, 6)
 
-    output, kept = case.run(backend, scaling=1.0, causal=True)
+    output, kept, units = case.run(backend, scaling=1.0, causal=True)
     # Row 0 sees the first key alone, rows 1 and 2 as before, because the third token is padding.
     close(output, column(3, 7, 5)[None], backend)
-    close(kept, torch.tensor([2.0], dtype=torch.float64), backend)
+    assert (kept.item(), units.item()) == (2, 5)
 
 
 @every_backend
@@ -99,9 +99,10 @@ def check_ordinary_attention(case, allowed, backend="reference", **options):
     def plain(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=True)
 
-    output, kept = case.run(backend, **options)
+    output, kept, units = case.run(backend, **options)
     close(output, plain(case.q, case.k, case.v), backend)
     assert torch.equal(kept, allowed.sum(dim=(1, 2, 3)).double())
+    assert torch.equal(units, kept.detach()) and not units.requires_grad
 
     leaves = [x.detach().requires_grad_() for x in (case.q, case.k, case.v)]
     weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
@@ -115,7 +116,7 @@ def check_ordinary_attention(case, allowed, backend="reference", **options):
 @pytest.mark.parametrize("scaling", [None, 0.2])
 def test_scaling(backend, scaling):
     case = keep_everything(make())
-    output, _ = case.run(backend, scaling=scaling)
+    output, *_ = case.run(backend, scaling=scaling)
     close(output, F.scaled_dot_product_attention(case.q, case.k, case.v, scale=scaling), backend)
 
 
@@ -124,11 +125,11 @@ def test_scaling(backend, scaling):
 @given(padded_cases())
 def test_everything_masked_is_uniform_over_the_real_tokens(backend, case):
     case = mask_everything(case)
-    output, kept = case.run(backend)
+    output, kept, units = case.run(backend)
     weights = case.allowed.double() / case.allowed.sum(-1, keepdim=True)  # (B, 1, 1, L)
     v = case.v.repeat_interleave(case.q.shape[1] // case.v.shape[1], dim=1)
     close(output, (weights @ v).expand_as(output), backend)
-    assert not kept.any()
+    assert not kept.any() and torch.equal(units, case.allowed.sum((1, 2, 3)).double() * case.q.shape[2])
     gradients = case.gradients("q k", backend=backend)
     assert not gradients["q"].any() and not gradients["k"].any()  # scores are switched off, not moved
 
@@ -175,8 +176,9 @@ def test_rows_without_allowed_key_are_zero(backend, dtype):
     case.allowed = torch.ones(2, 1, 1, 5, dtype=torch.bool)
     case.allowed[0, ..., 0] = False  # the first query of a causal model sees this key alone
     case.allowed[1] = False
-    output, kept = case.run(backend, causal=True)
-    assert not output[0, :, 0].any() and not output[1].any() and kept[1] == 0
+    output, kept, units = case.run(backend, causal=True)
+    assert not output[0, :, 0].any() and not output[1].any()
+    assert kept[1] == units[1] == 0 and units[0] == 10  # of 15, without the first column
     assert output[0, :, 1].any()
     gradients = case.gradients(backend=backend, causal=True)
     assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -237,7 +239,7 @@ def test_low_precision_with_padding(dtype, tolerance):
     low.allowed = padding(2, 9, seed=4)
     low.adversary_q[:, 3] = 0  # a row with every unit masked
     high = Case(*(x.double() for x in arguments(low)[:5]), low.allowed)
-    output, kept = low.run()
+    output, kept, _ = low.run()
     assert output.dtype == dtype
     # The same mask in both precisions: no s of this example is near zero.
     assert torch.equal(kept.double(), high.run()[1])
@@ -254,14 +256,14 @@ def test_kept_units_do_not_overflow_in_float16():
 
 def test_dropout_keeps_the_mean_and_is_off_by_default():
     case = make(batch=1)
-    expected, _ = case.run()
+    expected, *_ = case.run()
     state = torch.random.get_rng_state()
     assert torch.equal(case.run()[0], expected)
     assert torch.equal(torch.random.get_rng_state(), state)
 
     torch.manual_seed(0)
     many = Case(*(x.expand(4000, *x.shape[1:]) for x in arguments(case)[:5]))
-    output, kept = many.run(dropout=0.3)
+    output, kept, _ = many.run(dropout=0.3)
     error = output.std(0) / math.sqrt(4000)
     assert (output.std(0) > 0.05).any()
     assert ((output.mean(0) - expected[0]).abs() < 4.5 * error + 1e-12).all()

@@ -1,11 +1,14 @@
-"""What `asa_attention` refuses, and what it says; the refusals of the kernels are in test_kernels."""
+"""What `asa_attention` refuses, and what it says; and which backend computes what."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import make
+from attention_cases import arguments, make, triton_only
 
+from asa_mini import asa_attention
+from asa_mini.attention import choose_backend
 from asa_mini.errors import InputError
 
 
@@ -33,3 +36,72 @@ def test_bad_input(change, message):
 def test_unknown_backend():
     with pytest.raises(InputError, match=r"unknown attention backend 'flash'.*auto, reference, triton"):
         make().run(backend="flash")
+
+
+FITS = dict(device="cuda", dtypes={torch.bfloat16}, head_dim=64, value_dim=64)
+# What the kernels cannot do: the fact, a call that has it, and what is said.
+CANNOT = [
+    (
+        dict(dtypes={torch.float64}),
+        dict(dtype=torch.float64),
+        "float16, bfloat16, float32.* are torch.float64",
+    ),
+    (
+        dict(dtypes={torch.float32, torch.float16}),
+        dict(v=torch.zeros(2, 2, 5, 3, dtype=torch.float16)),
+        "the same for all inputs.*float16, torch.float32",
+    ),
+    (dict(value_dim=65), dict(v=torch.zeros(2, 2, 5, 4)), "values as wide as the queries, [36]"),
+    (dict(head_dim=144, value_dim=144), dict(dim=144), "head dimensions up to 128, not 144"),
+    (
+        dict(mask_rows=5),
+        dict(allowed=torch.ones(2, 1, 5, 5, dtype=torch.bool)),
+        "padding and causal masks alone",
+    ),
+    (
+        dict(sequences=80_000),
+        dict(batch=40_000, length=1, dim=1, width=1),
+        "65535 .*at once, not 80000.*smaller",
+    ),
+]
+
+
+@triton_only
+@pytest.mark.parametrize("fact, call, message", CANNOT, ids=lambda x: x if isinstance(x, str) else "")
+def test_what_the_kernels_cannot_do(fact, call, message):
+    """Asked for by name it is refused; left to "auto" it goes to the reference, on a GPU as elsewhere."""
+    message += ".*backend='reference' works everywhere"
+    with pytest.raises(InputError, match=message):
+        choose_backend("triton", **FITS | fact)
+    assert choose_backend("auto", **FITS | fact) == "reference"
+    shape = {name: x for name, x in call.items() if not isinstance(x, torch.Tensor)}
+    case = replace(
+        make(**{"dtype": torch.float32} | shape), **{n: call[n] for n in call.keys() - shape.keys()}
+    )
+    with pytest.raises(InputError, match=message):
+        asa_attention(*arguments(case), backend="triton")
+
+
+@triton_only
+def test_auto():
+    assert choose_backend("auto", **FITS) == choose_backend("triton", **FITS) == "triton"
+    assert choose_backend("reference", **FITS) == "reference"
+    assert choose_backend("auto", **FITS | dict(device="cpu")) == "reference"
+
+
+@triton_only
+def test_no_gpu_and_no_interpreter(monkeypatch):
+    from asa_mini import kernels
+
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    with pytest.raises(InputError, match=r"needs an NVIDIA GPU.*TRITON_INTERPRET=1"):
+        asa_attention(*arguments(make(dtype=torch.float32)), backend="triton")
+
+
+def test_no_triton(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("asa_mini.kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(InputError, match=r"triton package.*asa_mini\[gpu\].*'reference' works everywhere"):
+        asa_attention(*arguments(make(dtype=torch.float32)), backend="triton")
+    assert choose_backend("auto", **FITS) == "reference"

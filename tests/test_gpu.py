@@ -25,7 +25,7 @@ def inputs(batch_size: int, length: int) -> list[torch.Tensor]:
 
 def train(tensors: list[torch.Tensor], backend: str, dropout: float = 0.0) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    output, kept = asa_attention(*tensors, backend=backend, dropout=dropout)
+    output, kept, _ = asa_attention(*tensors, backend=backend, dropout=dropout)
     return [output, *torch.autograd.grad(output.float().square().mean() + kept.mean(), tensors)]
 
 

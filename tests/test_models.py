@@ -13,8 +13,9 @@ from huggingface_hub import constants
 from transformers import BertModel, BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
 from asa_mini.errors import InputError
+from asa_mini.hf import max_positions
 from asa_mini.train import models
-from asa_mini.train.models import default_model_folder, hub_answers, load_model, max_positions
+from asa_mini.train.models import default_model_folder, hub_answers, load_model
 
 
 @pytest.fixture(scope="module")

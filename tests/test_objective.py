@@ -118,6 +118,35 @@ def test_task_loss_is_the_model_s_own(family, task, kind, options):
     assert out.adversarial_logits.shape == plain.logits.shape and out.divergence > 0
 
 
+@pytest.mark.parametrize(
+    "family, task, kind",
+    [("bert", "SequenceClassification", "classes")]
+    + [
+        (family, task, "tokens")
+        for family in ("bert", "llama")
+        for task in ("TokenClassification", "CausalLM")
+    ],
+)
+def test_subclass_has_the_loss_of_what_it_inherits_from(family, task, kind):
+    model = tiny(family, task, **(dict(num_labels=3) if task != "CausalLM" else dict(is_decoder=True)))
+    inputs = batch() | {"labels": labels_of(kind)}
+    expected = wrapped(model)(**inputs)
+    model = tiny(family, task, **(dict(num_labels=3) if task != "CausalLM" else dict(is_decoder=True)))
+    model.__class__ = type("MyEncoder", (type(model),), {})
+    model.loss_type = None  # what transformers makes of such a name
+    assert torch.equal(wrapped(model)(**inputs).loss, expected.loss)
+
+
+def test_subclass_with_a_forward_of_its_own():
+    """Its loss may be weighted, or another one altogether."""
+    model = tiny()
+    model.__class__ = type("Mine", (type(model),), {"forward": lambda self, **_: None})
+    with pytest.raises(InputError, match=r"Mine has a forward of its own.*set model\.loss_function"):
+        check_head(model)
+    model.loss_function = torch.nn.functional.cross_entropy
+    check_head(model)
+
+
 def test_loss_function_of_the_user():
     model = tiny("bert", "SequenceClassification")
     model.loss_function = lambda logits, labels, **_: logits.sum() * 0 + labels.sum()

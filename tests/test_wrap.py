@@ -17,10 +17,16 @@ from asa_mini.hf import AsaPass
 
 
 @pytest.mark.parametrize("name", ["temperature", "alpha", "gradient_reversal_scale"])
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "0.5", None])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "0.5", None, True])
 def test_numbers_out_of_range(name, value):
     with pytest.raises(InputError, match=f"{name} must be a finite number >= 0, but is {value!r}"):
         AsaConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_joint_pass_is_a_truth_value(value):
+    with pytest.raises(InputError, match=f"joint_pass must be True or False, but is {value!r}"):
+        AsaConfig(joint_pass=value)
 
 
 def test_unknown_backend():
@@ -31,20 +37,71 @@ def test_unknown_backend():
 @pytest.mark.parametrize(
     "layers, message",
     [
-        ([2], r"layers \[2\] are out of range: this model has 2 attention layers, 0 to 1"),
-        ([0, -1], r"layers \[-1\] are out of range"),
-        ([0.0], r"layers \[0.0\] are out of range"),
-        (["0"], r"layers \['0'\] are out of range"),
+        ([0, -1], r"indices counted from 0, but are \[0, -1\]"),
+        ([0.0], r"indices counted from 0, but are \[0.0\]"),
+        ([True], r"indices counted from 0, but are \[True\]"),
+        (["0"], r"indices counted from 0, but are \['0'\]"),
+        ([1, 1], r"a layer is attacked once, but layers are \[1, 1\]"),
         (1, "layers must be a list of layer indices, but is 1"),
         ("01", "layers must be a list of layer indices, but is '01'"),
     ],
 )
-def test_layers_out_of_range(layers, message):
-    model = tiny()
+def test_layers_that_are_none(layers, message):
     with pytest.raises(InputError, match=message):
-        asa_mini.wrap(model, AsaConfig(layers=layers))
-    assert model.config._attn_implementation == "sdpa"
-    assert not any(module._forward_pre_hooks for module in model.modules())
+        AsaConfig(layers=layers)
+
+
+def trace(model) -> list:
+    """What `wrap` could leave behind."""
+    modules = [(module.training, list(module._forward_pre_hooks)) for module in model.modules()]
+    return [model.config._attn_implementation, modules, list(model.state_dict())]
+
+
+def test_layers_out_of_range():
+    model = tiny(attention="eager")
+    model.bert.pooler.eval()
+    before = trace(model)
+    with pytest.raises(InputError, match=r"layers \[2\] are out of range: the model has layers 0 to 1"):
+        asa_mini.wrap(model, AsaConfig(layers=[2]))
+    assert trace(model) == before
+
+
+@pytest.mark.parametrize("where", ["asa_mini.hf._Probe.answer", "asa_mini.model.Adversary"])
+def test_wrap_that_fails_half_way_leaves_no_trace(monkeypatch, where):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    model = tiny(attention="eager")
+    before = trace(model)
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asa_mini.wrap(model)
+    assert trace(model) == before
+
+
+def test_wrap_and_unwrap_leave_every_mode_as_it_was():
+    model = tiny(attention="eager")
+    model.bert.embeddings.eval()  # say, dropout off there
+    before = trace(model)
+    assert asa_mini.wrap(model).unwrap() is model
+    assert trace(model) == before
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (
+            "bert-base-cased",
+            r"not a str; load one with AutoModelForSeq.*from_pretrained\('bert-base-cased'\)",
+        ),
+        (torch.nn.Sequential(tiny()), "not a Sequential; .*or pass the one that is inside"),
+        (type(tiny()), "not a type"),
+    ],
+    ids=["name", "module around", "class"],
+)
+def test_wrapping_what_is_no_model(model, message):
+    with pytest.raises(InputError, match="wrap takes a transformers model with a head, " + message):
+        asa_mini.wrap(model)
 
 
 @pytest.mark.parametrize("config, kind", [(0.3, "float"), (0, "int"), ({"layers": [0]}, "dict")])
@@ -135,7 +192,7 @@ def test_no_input():
 def test_asa_keyword_is_ours():
     model = wrapped(tiny())
     for mode in (True, False):
-        with pytest.raises(InputError, match="keyword `asa` is set by the wrapped model itself"):
+        with pytest.raises(InputError, match="the wrapped model itself sets the keyword `asa`"):
             model.train(mode)(**batch(), asa=AsaPass(joint=False))
 
 
@@ -156,6 +213,25 @@ def test_masks_leave_every_mode_as_it_was():
     model.masks(input_ids=batch()["input_ids"])
     assert [module.training for module in model.modules()] == before
     assert model.config._attn_implementation == "asa"
+
+
+def test_what_fails_under_attack_leaves_every_mode_as_it_was():
+    model = wrapped(tiny())
+    model.model.eval()
+    before = trace(model.model)
+    with pytest.raises(IndexError):
+        model.masks(input_ids=torch.full((1, 4), 10**6))
+    with pytest.raises(RuntimeError, match="mine"), model.attackable():
+        raise RuntimeError("mine")
+    assert trace(model.model) == before and model.training
+
+
+def test_attention_chosen_while_evaluating_stays():
+    model = wrapped(tiny()).eval()
+    model.set_attn_implementation("eager")
+    assert model.train()(**batch()).kept_units > 0
+    assert model.eval().config._attn_implementation == "eager"
+    assert model.unwrap().config._attn_implementation == "eager"
 
 
 def test_masks_after_unwrap():
@@ -185,6 +261,32 @@ def test_keywords_of_the_model(joint):
         out = model(**same)
         torch.testing.assert_close(out.adversarial_logits, expected.adversarial_logits)
         torch.testing.assert_close(out.loss, expected.loss)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "ernie"])
+def test_only_what_counts_the_examples_is_doubled(family):
+    """With as many tokens as examples, nothing can be told from the size of a dimension."""
+    inputs = batch(size=8, length=8) | {
+        "cache_position": torch.arange(8),
+        "position_ids": torch.arange(8)[None],
+    }
+    if family == "ernie":
+        inputs["task_type_ids"] = torch.arange(64).reshape(8, 8) % 3
+    seen = []
+    model = wrapped(tiny(family))
+    model.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    joint = model(**inputs)
+    rows = {name: x.shape[0] for name, x in seen[0].items() if isinstance(x, torch.Tensor)}
+    assert rows.pop("cache_position") == 8 and rows.pop("position_ids") == 1 and set(rows.values()) == {16}
+    sequential = wrapped(tiny(family), joint_pass=False)(**inputs)
+    torch.testing.assert_close(joint.adversarial_logits, sequential.adversarial_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_keyword_whose_rows_nobody_knows():
+    inputs = batch() | {"bbox": torch.zeros(4, 8, 4)}
+    with pytest.raises(InputError, match=r"has a row for each example; AsaConfig\(joint_pass=False\)"):
+        wrapped(tiny())(**inputs)
+    assert wrapped(tiny(), joint_pass=False)(**inputs).loss.isfinite()
 
 
 def test_token_types_count():

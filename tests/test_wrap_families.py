@@ -154,6 +154,18 @@ def test_causal_decoder_does_not_look_ahead(task, padded, options):
         assert mask.any() and not mask.triu(1).any()
 
 
+def test_decoder_without_a_padding_token():
+    """transformers classifies without one, but one sequence at a time."""
+    model = tiny("llama", pad_token_id=None)
+    with pytest.raises(
+        InputError, match=r"set model\.config\.pad_token_id, or AsaConfig\(joint_pass=False\)"
+    ):
+        wrapped(model)
+    assert wrapped(model, joint_pass=False)(**batch(size=1)).loss.isfinite()
+    model = tiny("llama", "TokenClassification", pad_token_id=None)
+    assert wrapped(model)(**batch() | {"labels": torch.zeros(4, 8, dtype=torch.long)}).loss.isfinite()
+
+
 def test_sliding_windows_stay():
     """ModernBERT's local layers: ASA's mask is combined with the window, never put in its place."""
     model = wrapped(tiny("modernbert", local_attention=4))

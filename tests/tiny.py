@@ -35,7 +35,10 @@ FAMILIES = {
         pad_token_id=PAD,
     ),
     "albert": dict(embedding_size=12),
-    "ernie": {},
+    "ernie": dict(use_task_id=True),
+    "mobilebert": dict(  # its attention reads another width than hidden_size
+        embedding_size=12, true_hidden_size=8, intra_bottleneck_size=8, num_feedforward_networks=1
+    ),
     "modernbert": dict(cls_token_id=2, sep_token_id=3, local_attention=4, global_attn_every_n_layers=2),
     "eurobert": {},
     "llama": dict(num_attention_heads=4, num_key_value_heads=2),

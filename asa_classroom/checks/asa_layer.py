@@ -275,7 +275,7 @@ def asa_layer(student):
         ka.data[-1] = ka.data[-1, 0]  # the last sentence: each query keeps everything or nothing
         s, seen, case = q @ k.mT / D**0.5, allowed.expand(B, 1, L, L), f"{B=}, {H=}, {D=}, {E=}, {scale=}"
         rest, mean, nothing = {"scale": scale, "v": v, "seen": seen}, v.mean(-2, True), ~seen.any(-1, True)
-        right, count = asa_mini.asa_attention(q, k, v, qa, ka, allowed, gradient_reversal_scale=scale)
+        right, count, _ = asa_mini.asa_attention(q, k, v, qa, ka, allowed, gradient_reversal_scale=scale)
         twice = "the scores are added twice: general_attention adds them itself; take S.softmax(-1) @ v"
         known = {
             twice: _layer(s, qa, ka, **rest, extra=s),

@@ -10,8 +10,8 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
-from asa_mini.adversary import keep_mask
-from asa_mini.attention import MASKED_SCORE, asa_attention
+from asa_mini.adversary import MASKED_SCORE, keep_mask
+from asa_mini.attention import asa_attention
 from asa_mini.errors import InputError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -24,11 +24,11 @@ def sdpa(q, k, v, adversary_q, adversary_k):
 
 
 def triton(*tensors):
-    return asa_attention(*tensors, backend="triton")
+    return asa_attention(*tensors, backend="triton")[:2]
 
 
 def reference(*tensors):
-    return asa_attention(*tensors, backend="reference")
+    return asa_attention(*tensors, backend="reference")[:2]
 
 
 def float_bias(q, k, v, adversary_q, adversary_k):

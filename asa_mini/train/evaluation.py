@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from asa_mini.errors import InputError
+from asa_mini.hf import max_positions
+from asa_mini.model import check_padding
 from asa_mini.train.data import tokenize
-from asa_mini.train.models import max_positions
 from asa_mini.train.trainer import AsaTrainer
-from asa_mini.wrap import check_padding
 
 
 class CheckedPadding(DataCollatorWithPadding):

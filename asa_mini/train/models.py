@@ -144,12 +144,3 @@ def _check_fit(
         )
     if tokenizer.pad_token is None:
         raise InputError(f"the tokenizer of model {name!r} has no padding token; ASA trains padded batches")
-
-
-def max_positions(model: PreTrainedModel) -> int | None:
-    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if table is None:  # rotary positions have no end
-        return None
-    # RoBERTa-like models start counting positions after the padding index.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

@@ -1,0 +1,273 @@
+"""AsaModel: a Hugging Face model that trains under attack, and is itself to everyone who looks at it."""
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from asa_mini.adversary import Adversary
+from asa_mini.attention import choose_backend
+from asa_mini.config import AsaConfig
+from asa_mini.errors import InputError
+from asa_mini.hf import AdversaryHook, AsaPass, max_positions
+from asa_mini.objective import AsaOutput, asa_objective, task_loss
+
+logger = logging.getLogger(__name__)
+
+# Keywords with a row for each example, which a joint pass doubles; and without, which both halves share.
+PER_EXAMPLE = {"input_ids", "attention_mask", "token_type_ids", "task_type_ids", "position_ids"}
+PER_EXAMPLE |= {"inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
+SHARED = {"cache_position", "head_mask", "logits_to_keep"}
+
+
+class AsaModel(nn.Module):
+    """A Hugging Face model under Adversarial Self-Attention; made by `wrap`.
+
+    In training mode it returns an `AsaOutput`; in evaluation mode it is the plain model, bit for bit. What
+    it does not have itself is the plain model's: every attribute (config, dtype, get_input_embeddings, ...),
+    the signature of `forward`, and its class, as `isinstance` sees it. So Trainer finds what it looks for.
+
+    Attributes:
+        model: the original model. adversaries: one `Adversary` per attacked layer, keyed by layer index.
+        asa_config: the `AsaConfig`. self_attention_modules: number of self-attention modules found.
+    """
+
+    # Trainer sees **kwargs in forward and would stop dividing the loss by its accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: PreTrainedModel, config: AsaConfig, widths: dict[nn.Module, int]):
+        super().__init__()
+        std = getattr(model.config, "initializer_range", 0.02)
+        adversaries = {}
+        for index, (module, width) in enumerate(widths.items()):
+            if config.layers is None or index in config.layers:
+                weight, adversary = next(module.parameters()), Adversary(width, std).train(model.training)
+                wide = torch.promote_types(weight.dtype, torch.float32)  # float64 for a float64 model
+                adversaries[str(index)] = adversary.to(weight.device, wide)
+        self.model, self.asa_config, self.self_attention_modules = model, config, len(widths)
+        self.adversaries = nn.ModuleDict(adversaries)
+        # Hooked even where no adversary is, so that a second wrap can see the first.
+        self._hooks = [
+            module.register_forward_pre_hook(AdversaryHook(adversaries.get(str(index))), with_kwargs=True)
+            for index, module in enumerate(widths)
+        ]
+        self._wrapped = True  # the hooks themselves would break torch.compile's graph
+        self._logged_backend = None
+        self.training = model.training
+        self._use_asa(model.training)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__"):
+                raise
+            return getattr(self.model, name)
+
+    def __dir__(self):
+        return [*super().__dir__(), *dir(AsaModel)]
+
+    def __reduce__(self):  # pickle could not find the class that `class_around` makes
+        return _empty, (type(self.model),), self.__dict__
+
+    def _get_name(self) -> str:
+        return "AsaModel"
+
+    @property
+    def asa_backend(self) -> str:
+        """The attention backend of the adversarial pass where the model is now: "reference" or "triton"."""
+        config, model = self.model.config, self.model
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        facts = dict(device=model.device.type, dtypes={model.dtype}, head_dim=dim, value_dim=dim)
+        return choose_backend(self.asa_config.backend, **facts, mask_rows=2 if windows else 1)
+
+    def _use_asa(self, on: bool) -> None:
+        """Switch the attention implementation; off gives back the one that was there before."""
+        current = self.model.config._attn_implementation
+        if on and current != "asa":
+            self._plain_attention = current
+            self.model.set_attn_implementation("asa")
+        elif not on and current == "asa":
+            self.model.set_attn_implementation(self._plain_attention)
+
+    def train(self, mode: bool = True) -> "AsaModel":
+        super().train(mode)
+        if self._wrapped:  # afterwards the model is no longer ours to change
+            self._use_asa(mode)
+        return self
+
+    def _check_wrapped(self) -> None:
+        if not self._wrapped:
+            raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
+
+    def unwrap(self) -> PreTrainedModel:
+        """Remove every trace of ASA and return the original model, the same module objects."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._wrapped:
+            self._wrapped = False
+            self._use_asa(False)
+        return self.model
+
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs) -> None:
+        """Write the plain model's checkpoint, which loads without asa_mini and holds no adversaries."""
+        if state_dict is not None:  # the wrapped model's, from Trainer
+            inside = (name for name in state_dict if name.startswith("model."))
+            state_dict = {name.removeprefix("model."): state_dict[name] for name in inside}
+        self.model.save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Load what `state_dict` gave, or a plain checkpoint, which leaves the adversaries as they are."""
+        if state_dict and state_dict.keys() <= self.model.state_dict().keys():
+            logger.warning("a checkpoint without adversaries: they stay as they are (AsaTrainer saves them)")
+            return self.model.load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def forward(self, labels: Tensor | None = None, **batch):
+        """Any argument of the model. In training: input_ids (B, L), attention_mask (B, L), labels (B, ...).
+
+        Raises:
+            InputError: the sequences are longer than the model's position table; in training, labels are
+                missing, an adversary is frozen, a joint pass cannot tell whether a keyword counts the
+                examples, or (checked on the CPU) an example is all padding.
+        """
+        batch = {name: value for name, value in batch.items() if value is not None}
+        size = _check_inputs(self.model, batch)
+        if not self.training:
+            return self.model(**batch, **({} if labels is None else {"labels": labels}))
+        self._check_wrapped()
+        if labels is None:
+            raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
+        check_padding(batch.get("attention_mask"))
+        self._check_trainable()
+        logits, adversarial_logits, kept_units, kept_share = self._both_passes(batch, size)
+        task, config = task_loss(self.model, logits, labels), self.asa_config
+        out = asa_objective(task, logits, adversarial_logits, kept_units, config.alpha, config.temperature)
+        return AsaOutput(**{**out, "kept_share": kept_share})
+
+    def _check_trainable(self) -> None:
+        players = self.adversaries.items()
+        frozen = [key for key, player in players if not all(x.requires_grad for x in player.parameters())]
+        if frozen:
+            raise InputError(
+                f"adversaries are frozen, in part at least, in layers {', '.join(frozen)}: add LoRA and the "
+                "like before wrapping, or call adversaries.requires_grad_(); for adversaries that do not "
+                "learn set gradient_reversal_scale=0"
+            )
+
+    def _asa_pass(self, joint: bool, **lists) -> AsaPass:
+        # With "auto", a batch can still need the reference where the model as such does not: a dense mask.
+        backend = "reference" if self.asa_backend == "reference" else self.asa_config.backend
+        return AsaPass(joint, backend, self.asa_config.gradient_reversal_scale, **lists)
+
+    def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        batch = {**batch, "return_dict": True}
+        asa = self._asa_pass(self.asa_config.joint_pass)
+        if (
+            not torch.compiler.is_compiling() and self._logged_backend != self.asa_backend
+        ):  # it may have moved
+            self._logged_backend = self.asa_backend
+            logger.info("ASA attention backend: %s, on %s", self.asa_backend, self.device)
+        if asa.joint:
+            both = {name: _double(name, value, size) for name, value in batch.items()}
+            logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
+        else:
+            logits = self.model(**batch).logits
+            adversarial_logits = self.model(**batch, asa=asa).logits
+        kept_units = torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(())
+        kept_share = torch.stack(asa.kept_share) if asa.kept_share else None
+        asa.kept_units.clear()  # gradient checkpointing makes the graph hold `asa`: break the cycle
+        return logits, adversarial_logits, kept_units, kept_share
+
+    @contextmanager
+    def attackable(self) -> Iterator[PreTrainedModel]:
+        """The plain model, dropout off, while a call of it with `asa=AsaPass(...)` meets the adversaries."""
+        self._check_wrapped()
+        modes = {module: module.training for module in self.modules()}
+        used_asa = self.model.config._attn_implementation == "asa"
+        try:
+            self.eval()
+            self._use_asa(True)
+            yield self.model
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            if self._wrapped:
+                self._use_asa(used_asa)
+
+    @torch.no_grad()
+    def masks(self, **batch: Tensor) -> list[Tensor]:
+        """What the adversaries would switch off in a batch, dropout off.
+
+        Args:
+            batch: keywords of the model without labels, input_ids (B, L) and so on.
+
+        Returns:
+            Per layer (B, L, L), boolean, True = kept and allowed; a layer that is not attacked keeps all.
+        """
+        asa = self._asa_pass(joint=False, masks=[])
+        with self.attackable() as model:
+            model(**batch, asa=asa)
+        return asa.masks
+
+
+@cache
+def class_around(model_class: type[PreTrainedModel]) -> type[AsaModel]:
+    """AsaModel with the signature of the class's `forward`, by which Trainer drops columns of a dataset, and
+    an instance of the class to `isinstance`, by which it saves a checkpoint."""
+    signature = inspect.signature(model_class.forward)
+    names = list(signature.parameters)[1:]
+
+    def forward(self, *args, **kwargs):
+        return AsaModel.forward(self, **dict(zip(names, args, strict=False)), **kwargs)
+
+    forward.__signature__ = signature
+    own = {"forward": forward, "__class__": property(lambda self: model_class)}
+    return type("AsaModel", (AsaModel,), own)
+
+
+def _empty(model_class: type[PreTrainedModel]) -> AsaModel:
+    return object.__new__(class_around(model_class))
+
+
+def _double(name: str, value, size: int):
+    """A keyword of a joint pass, from that of its `size` examples."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or name in SHARED:
+        return value
+    if name not in PER_EXAMPLE:
+        raise InputError(
+            f"a joint pass cannot tell whether {name}, {tuple(value.shape)}, has a row for each example; "
+            "AsaConfig(joint_pass=False) passes it on as it is"
+        )
+    # One row for all examples, as in position_ids (1, L), serves both halves.
+    return torch.cat([value, value]) if value.ndim > 1 and value.shape[0] == size else value
+
+
+def _check_inputs(model: PreTrainedModel, batch: dict) -> int:
+    """The batch size; InputError if there is no input, or if it is too long for the model."""
+    if "asa" in batch:
+        raise InputError("the wrapped model itself sets the keyword `asa`; to give your own, call .model")
+    if not batch.keys() & {"input_ids", "inputs_embeds"}:
+        raise InputError("the model needs input_ids or inputs_embeds")
+    ids = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]  # (B, L)
+    positions = max_positions(model)
+    if positions is not None and ids.shape[-1] > positions:
+        longest = f"longer than the model's {positions} positions"
+        raise InputError(f"sequences of {ids.shape[-1]} tokens are {longest}")
+    return ids.shape[0]
+
+
+def check_padding(attention_mask: Tensor | None) -> None:
+    """Raise InputError if an example has no real token; only on the CPU, where looking costs no wait."""
+    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    empty = (attention_mask == 0).all(-1)  # (B,), or (B, choices)
+    if attention_mask.ndim <= 3 and empty.any():
+        example = int(empty.nonzero()[0, 0])
+        raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")
