@@ -26,7 +26,7 @@ KERNELS = {
 }
 FLOAT32 = ["lse", "delta", "d_kept"]
 SCALARS = ["scale2", "scaling", "dropout", "reversal"]
-INTEGERS = ["length", "n_words", "H", "kv_heads", "first_row", "chunk", "width"]
+INTEGERS = ["length", "H", "kv_heads", "first_row", "chunk", "width"]
 POINTERS = {"key_mask": "*i1", "words": "*i32", "counts": "*i32", "row_kept": "*i32", "seed": "*i64"}
 TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
 

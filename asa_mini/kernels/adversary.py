@@ -6,29 +6,31 @@ import triton.language as tl
 from asa_mini.kernels.tiles import (
     WORD,
     allowed_units,
-    drop,
+    head_start,
     kept_units,
+    load_numbers,
     load_rows,
     masked_scores,
+    probability_gradient,
     product,
 )
 
 
 @triton.jit
 def adversary_scores(
-    q,
-    k,
+    q,  # (B, L, E)
+    k,  # (B, L, E)
+    batch,
     rows,
     keys,
     length,
     E,
-    M: tl.constexpr,
-    N: tl.constexpr,
     BLOCK_E: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """(M, N) tile of Qa Ka^T, BLOCK_E of the E features at a time."""
-    scores = tl.zeros((M, N), tl.float32)
+    """(rows, keys) tile of Qa Ka^T, BLOCK_E of the E features at a time."""
+    q, k = q + batch * length * E, k + batch * length * E
+    scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
     for start in range(0, E, BLOCK_E):
         features = start + tl.arange(0, BLOCK_E)
         q_tile = load_rows(q, rows, features, E, length, E)
@@ -39,13 +41,12 @@ def adversary_scores(
 
 @triton.jit
 def mask_kernel(
-    q,  # (B, L, E)
-    k,  # (B, L, E)
+    adversary_q,  # (B, L, E)
+    adversary_k,  # (B, L, E)
     key_mask,  # (B, L) or None
     words,  # out (B, L, L/32) packed: kept and allowed
     counts,  # out (B, L/N, L): kept units of each row in each tile of N keys
     length,
-    n_words,
     E: tl.constexpr,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -58,17 +59,13 @@ def mask_kernel(
     rows = tl.program_id(0) * M + tl.arange(0, M)
     first_key = tl.program_id(1) * N
     keys = first_key + tl.arange(0, N)
-    q += batch * length * E
-    k += batch * length * E
-    if key_mask is not None:
-        key_mask += batch * length
-
-    scores = adversary_scores(q, k, rows, keys, length, E, M, N, BLOCK_E, PRECISION)
-    allowed = allowed_units(key_mask, rows[:, None], keys[None, :], length, CAUSAL)
+    scores = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
+    allowed = allowed_units(key_mask, batch, rows[:, None], keys[None, :], length, CAUSAL)
     kept = (allowed & (scores > 0)).to(tl.int32)  # s > 0 needs no division by sqrt(E)
     counts += (batch * tl.num_programs(1) + tl.program_id(1)) * length
     tl.store(counts + rows, tl.sum(kept, 1), mask=rows < length)
 
+    n_words = tl.cdiv(length, WORD)
     shifted = tl.reshape(kept, (M, N // WORD, WORD)) << tl.arange(0, WORD)[None, None, :]
     columns = first_key // WORD + tl.arange(0, N // WORD)
     inside = (rows < length)[:, None] & (columns < n_words)[None, :]
@@ -96,7 +93,6 @@ def mask_gradient_kernel(
     chunk,
     width,
     length,
-    n_words,
     H,
     kv_heads,
     scale2,
@@ -121,33 +117,25 @@ def mask_gradient_kernel(
     rows, first_key = first_row + in_chunk, tl.program_id(1) * N
     keys, features = first_key + tl.arange(0, N), tl.arange(0, BLOCK_D)
     i, j = rows[:, None], keys[None, :]
-    q, d_out = q + batch * length * H * D, d_out + batch * length * H * D
-    k, v = k + batch * length * kv_heads * D, v + batch * length * kv_heads * D
-    lse, delta = lse + batch * H * length, delta + batch * H * length
-    if key_mask is not None:
-        key_mask += batch * length
-
-    allowed = allowed_units(key_mask, i, j, length, CAUSAL)
-    kept = kept_units(words + batch * length * n_words, i, j, first_key, length, n_words, N)
-    kept_in_row = tl.load(row_kept + batch * length + rows, mask=rows < length, other=1)[:, None]
+    allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
+    kept = kept_units(words, batch, i, j, first_key, length, N)
+    kept_in_row = load_numbers(row_kept, batch, rows, length, 1)[:, None]
     d_scores = tl.zeros((M, N), tl.float32)  # summed over the heads
     for head in range(H):
-        kv = head // (H // kv_heads) * D
-        q_tile = load_rows(q + head * D, rows, features, H * D, length, D)
-        k_tile = load_rows(k + kv, keys, features, kv_heads * D, length, D)
-        scores = product(q_tile, tl.trans(k_tile), PRECISION) * scale2
-        row_lse = tl.load(lse + head * length + rows, mask=rows < length, other=float("inf"))
-        p = tl.exp2(masked_scores(scores, kept, allowed, kept_in_row) - row_lse[:, None])
-        d_out_tile = load_rows(d_out + head * D, rows, features, H * D, length, D)
-        v_tile = load_rows(v + kv, keys, features, kv_heads * D, length, D)
-        d_p = product(d_out_tile, tl.trans(v_tile), PRECISION)
-        d_p = drop(d_p, seed, i, j, (batch * H + head).to(tl.int32), dropout)
-        row_delta = tl.load(delta + head * length + rows, mask=rows < length, other=0.0)
-        d_scores += p * (d_p - row_delta[:, None])
+        n = (batch * H + head).to(tl.int32)  # as Philox takes it
+        start = head_start(batch, head, length, H, D)
+        kv_start = head_start(batch, head // (H // kv_heads), length, kv_heads, D)
+        q_tile = load_rows(q + start, rows, features, H * D, length, D)
+        k_tile = load_rows(k + kv_start, keys, features, kv_heads * D, length, D)
+        scores = masked_scores(q_tile, k_tile, kept, allowed, kept_in_row, scale2, PRECISION)
+        p = tl.exp2(scores - load_numbers(lse, n, rows, length, float("inf"))[:, None])
+        d_out_tile = load_rows(d_out + start, rows, features, H * D, length, D)
+        v_tile = load_rows(v + kv_start, keys, features, kv_heads * D, length, D)
+        d_p = probability_gradient(d_out_tile, v_tile, seed, i, j, n, dropout, PRECISION)
+        d_scores += p * (d_p - load_numbers(delta, n, rows, length, 0.0)[:, None])
 
     d_mask = 10000.0 * d_scores + tl.where(allowed, tl.load(d_kept + batch), 0.0)
-    adversary_q, adversary_k = adversary_q + batch * length * E, adversary_k + batch * length * E
-    s = adversary_scores(adversary_q, adversary_k, rows, keys, length, E, M, N, BLOCK_E, PRECISION)
+    s = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
     norm = 1 / tl.sqrt(E * 1.0)
     sigmoid = tl.sigmoid(s * norm)
     tile = -reversal * norm * d_mask * sigmoid * (1 - sigmoid)

@@ -10,9 +10,12 @@ import triton.language as tl
 from asa_mini.kernels.tiles import (
     allowed_units,
     drop,
+    head_start,
     kept_units,
+    load_numbers,
     load_rows,
     masked_scores,
+    probability_gradient,
     product,
     store_rows,
 )
@@ -30,7 +33,6 @@ def forward_kernel(
     out,  # out (B, L, H, D)
     lse,  # out (B, H, L): log2 of the softmax's denominator
     length,
-    n_words,
     H,
     kv_heads,
     scale2,
@@ -43,19 +45,15 @@ def forward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One program: M queries of one head of one sequence, over all keys, N at a time."""
-    sequence_head = tl.program_id(1)
-    batch, head = (sequence_head // H).to(tl.int64), sequence_head % H
+    n = tl.program_id(1)
+    batch, head = (n // H).to(tl.int64), n % H
+    start = head_start(batch, head, length, H, D)
+    kv_start = head_start(batch, head // (H // kv_heads), length, kv_heads, D)
     rows, features = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, BLOCK_D)
     i = rows[:, None]
-    q += batch * length * H * D + head * D
-    k += batch * length * kv_heads * D + head // (H // kv_heads) * D
-    v += batch * length * kv_heads * D + head // (H // kv_heads) * D
-    words += batch * length * n_words
-    if key_mask is not None:
-        key_mask += batch * length
 
-    q_tile = load_rows(q, rows, features, H * D, length, D)
-    kept_in_row = tl.load(row_kept + batch * length + rows, mask=rows < length, other=1)[:, None]
+    q_tile = load_rows(q + start, rows, features, H * D, length, D)
+    kept_in_row = load_numbers(row_kept, batch, rows, length, 1)[:, None]
     top = tl.full((M,), float("-inf"), tl.float32)  # largest score so far
     total = tl.zeros((M,), tl.float32)  # sum of exp2(score - top) so far
     result = tl.zeros((M, BLOCK_D), tl.float32)  # the same sum, each term times its value
@@ -63,40 +61,38 @@ def forward_kernel(
     for first_key in range(0, end, N):
         keys = first_key + tl.arange(0, N)
         j = keys[None, :]
-        k_tile = load_rows(k, keys, features, kv_heads * D, length, D)
-        scores = product(q_tile, tl.trans(k_tile), PRECISION) * scale2
-        allowed = allowed_units(key_mask, i, j, length, CAUSAL)
-        kept = kept_units(words, i, j, first_key, length, n_words, N)
-        scores = masked_scores(scores, kept, allowed, kept_in_row)
+        k_tile = load_rows(k + kv_start, keys, features, kv_heads * D, length, D)
+        allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
+        kept = kept_units(words, batch, i, j, first_key, length, N)
+        scores = masked_scores(q_tile, k_tile, kept, allowed, kept_in_row, scale2, PRECISION)
 
         new_top = tl.maximum(top, tl.max(scores, 1))
         origin = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing seen yet: -inf - -inf is NaN
         p = tl.exp2(scores - origin[:, None])
         rescale = tl.exp2(top - origin)
         total = total * rescale + tl.sum(p, 1)
-        p = drop(p, seed, i, j, sequence_head, dropout)
-        v_tile = load_rows(v, keys, features, kv_heads * D, length, D)
+        p = drop(p, seed, i, j, n, dropout)
+        v_tile = load_rows(v + kv_start, keys, features, kv_heads * D, length, D)
         result = result * rescale[:, None] + product(p.to(v_tile.dtype), v_tile, PRECISION)
         top = new_top
 
     nothing = total == 0  # a row without an allowed key gives zeros, and no gradient
     total = tl.where(nothing, 1.0, total)
     result = result / total[:, None]
-    store_rows(out + batch * length * H * D + head * D, result, rows, features, H * D, length, D)
+    store_rows(out + start, result, rows, features, H * D, length, D)
     row_lse = tl.where(nothing, float("inf"), top + tl.log2(total))
-    tl.store(lse + sequence_head.to(tl.int64) * length + rows, row_lse, mask=rows < length)
+    tl.store(lse + n.to(tl.int64) * length + rows, row_lse, mask=rows < length)
 
 
 @triton.jit
 def delta_kernel(out, d_out, delta, length, H, D: tl.constexpr, M: tl.constexpr, BLOCK_D: tl.constexpr):
     """delta_i = sum_j P_ij dP_ij, which is O_i . dO_i; delta (B, H, L)."""
-    sequence_head = tl.program_id(1)
+    n = tl.program_id(1)
+    start = head_start((n // H).to(tl.int64), n % H, length, H, D)
     rows, features = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, BLOCK_D)
-    start = (sequence_head // H).to(tl.int64) * length * H * D + sequence_head % H * D
     out_tile = load_rows(out + start, rows, features, H * D, length, D).to(tl.float32)
     d_out_tile = load_rows(d_out + start, rows, features, H * D, length, D).to(tl.float32)
-    target = delta + sequence_head.to(tl.int64) * length + rows
-    tl.store(target, tl.sum(out_tile * d_out_tile, 1), mask=rows < length)
+    tl.store(delta + n.to(tl.int64) * length + rows, tl.sum(out_tile * d_out_tile, 1), mask=rows < length)
 
 
 @triton.jit
@@ -113,7 +109,6 @@ def query_gradient_kernel(
     seed,
     d_q,  # out (B, L, H, D)
     length,
-    n_words,
     H,
     kv_heads,
     scale2,
@@ -127,36 +122,29 @@ def query_gradient_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One program: M queries of one head of one sequence, over all keys.   dQ = scaling (mask dS) K"""
-    sequence_head = tl.program_id(1)
-    batch, head = (sequence_head // H).to(tl.int64), sequence_head % H
+    n = tl.program_id(1)
+    batch, head = (n // H).to(tl.int64), n % H
+    start = head_start(batch, head, length, H, D)
+    kv_start = head_start(batch, head // (H // kv_heads), length, kv_heads, D)
     rows, features = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, BLOCK_D)
     i = rows[:, None]
-    k += batch * length * kv_heads * D + head // (H // kv_heads) * D
-    v += batch * length * kv_heads * D + head // (H // kv_heads) * D
-    words += batch * length * n_words
-    row_statistics = sequence_head.to(tl.int64) * length + rows
-    start = batch * length * H * D + head * D
-    if key_mask is not None:
-        key_mask += batch * length
 
     q_tile = load_rows(q + start, rows, features, H * D, length, D)
     d_out_tile = load_rows(d_out + start, rows, features, H * D, length, D)
-    kept_in_row = tl.load(row_kept + batch * length + rows, mask=rows < length, other=1)[:, None]
-    row_lse = tl.load(lse + row_statistics, mask=rows < length, other=float("inf"))[:, None]
-    row_delta = tl.load(delta + row_statistics, mask=rows < length, other=0.0)[:, None]
+    kept_in_row = load_numbers(row_kept, batch, rows, length, 1)[:, None]
+    row_lse = load_numbers(lse, n, rows, length, float("inf"))[:, None]
+    row_delta = load_numbers(delta, n, rows, length, 0.0)[:, None]
     result = tl.zeros((M, BLOCK_D), tl.float32)
     end = tl.minimum((tl.program_id(0) + 1) * M, length) if CAUSAL else length
     for first_key in range(0, end, N):
         keys = first_key + tl.arange(0, N)
         j = keys[None, :]
-        k_tile = load_rows(k, keys, features, kv_heads * D, length, D)
-        scores = product(q_tile, tl.trans(k_tile), PRECISION) * scale2
-        allowed = allowed_units(key_mask, i, j, length, CAUSAL)
-        kept = kept_units(words, i, j, first_key, length, n_words, N)
-        p = tl.exp2(masked_scores(scores, kept, allowed, kept_in_row) - row_lse)
-        v_tile = load_rows(v, keys, features, kv_heads * D, length, D)
-        d_p = product(d_out_tile, tl.trans(v_tile), PRECISION)
-        d_p = drop(d_p, seed, i, j, sequence_head, dropout)
+        k_tile = load_rows(k + kv_start, keys, features, kv_heads * D, length, D)
+        allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
+        kept = kept_units(words, batch, i, j, first_key, length, N)
+        p = tl.exp2(masked_scores(q_tile, k_tile, kept, allowed, kept_in_row, scale2, PRECISION) - row_lse)
+        v_tile = load_rows(v + kv_start, keys, features, kv_heads * D, length, D)
+        d_p = probability_gradient(d_out_tile, v_tile, seed, i, j, n, dropout, PRECISION)
         d_scores = tl.where(kept, p * (d_p - row_delta), 0.0)
         result += product(d_scores.to(k_tile.dtype), k_tile, PRECISION)
     store_rows(d_q + start, result * scaling, rows, features, H * D, length, D)
@@ -177,7 +165,6 @@ def key_value_gradient_kernel(
     d_k,  # out (B, L, Hkv, D)
     d_v,  # out (B, L, Hkv, D)
     length,
-    n_words,
     H,
     kv_heads,
     scale2,
@@ -197,42 +184,36 @@ def key_value_gradient_kernel(
     Tiles are transposed, keys down and queries across, so that P^T and dS^T stand ready for these products.
     """
     batch, kv_head = (tl.program_id(1) // kv_heads).to(tl.int64), tl.program_id(1) % kv_heads
+    kv_start = head_start(batch, kv_head, length, kv_heads, D)
     first_key = tl.program_id(0) * N
     keys, features = first_key + tl.arange(0, N), tl.arange(0, BLOCK_D)
     j = keys[:, None]
-    words += batch * length * n_words
-    start = batch * length * kv_heads * D + kv_head * D
-    if key_mask is not None:
-        key_mask += batch * length
 
-    k_tile = load_rows(k + start, keys, features, kv_heads * D, length, D)
-    v_tile = load_rows(v + start, keys, features, kv_heads * D, length, D)
+    k_tile = load_rows(k + kv_start, keys, features, kv_heads * D, length, D)
+    v_tile = load_rows(v + kv_start, keys, features, kv_heads * D, length, D)
     k_result = tl.zeros((N, BLOCK_D), tl.float32)
     v_result = tl.zeros((N, BLOCK_D), tl.float32)
     first = first_key // M * M if CAUSAL else 0
     groups = H // kv_heads
     for head in range(kv_head * groups, (kv_head + 1) * groups):
-        sequence_head = (batch * H + head).to(tl.int32)
-        head_start = batch * length * H * D + head * D
+        n = (batch * H + head).to(tl.int32)  # as Philox takes it
+        start = head_start(batch, head, length, H, D)
         for first_row in range(first, length, M):
             rows = first_row + tl.arange(0, M)
             i = rows[None, :]
-            row_statistics = (batch * H + head) * length + rows
-            q_tile = load_rows(q + head_start, rows, features, H * D, length, D)
-            scores = product(k_tile, tl.trans(q_tile), PRECISION) * scale2
-            allowed = allowed_units(key_mask, i, j, length, CAUSAL)
-            kept = kept_units(words, i, j, first_key, length, n_words, N)
-            kept_in_row = tl.load(row_kept + batch * length + rows, mask=rows < length, other=1)[None, :]
-            row_lse = tl.load(lse + row_statistics, mask=rows < length, other=float("inf"))[None, :]
-            p = tl.exp2(masked_scores(scores, kept, allowed, kept_in_row) - row_lse)
+            q_tile = load_rows(q + start, rows, features, H * D, length, D)
+            allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
+            kept = kept_units(words, batch, i, j, first_key, length, N)
+            kept_in_row = load_numbers(row_kept, batch, rows, length, 1)[None, :]
+            scores = masked_scores(k_tile, q_tile, kept, allowed, kept_in_row, scale2, PRECISION)
+            p = tl.exp2(scores - load_numbers(lse, n, rows, length, float("inf"))[None, :])
 
-            d_out_tile = load_rows(d_out + head_start, rows, features, H * D, length, D)
-            d_p = product(v_tile, tl.trans(d_out_tile), PRECISION)
-            row_delta = tl.load(delta + row_statistics, mask=rows < length, other=0.0)[None, :]
-            d_p = drop(d_p, seed, i, j, sequence_head, dropout)
-            dropped = drop(p, seed, i, j, sequence_head, dropout)
+            d_out_tile = load_rows(d_out + start, rows, features, H * D, length, D)
+            d_p = probability_gradient(v_tile, d_out_tile, seed, i, j, n, dropout, PRECISION)
+            row_delta = load_numbers(delta, n, rows, length, 0.0)[None, :]
+            dropped = drop(p, seed, i, j, n, dropout)
             v_result += product(dropped.to(d_out_tile.dtype), d_out_tile, PRECISION)
             d_scores = tl.where(kept, p * (d_p - row_delta), 0.0)
             k_result += product(d_scores.to(q_tile.dtype), q_tile, PRECISION)
-    store_rows(d_k + start, k_result * scaling, keys, features, kv_heads * D, length, D)
-    store_rows(d_v + start, v_result, keys, features, kv_heads * D, length, D)
+    store_rows(d_k + kv_start, k_result * scaling, keys, features, kv_heads * D, length, D)
+    store_rows(d_v + kv_start, v_result, keys, features, kv_heads * D, length, D)

@@ -60,29 +60,25 @@ def attention(
         out (B, L, H, D); kept units (B,), float32; and what the backward pass needs: log2 of the softmax's
         denominators (B, H, L), the packed mask (B, L, L/32), kept units by row (B, L).
     """
-    batch, length, heads, dim = q.shape
-    width = adversary_q.shape[-1]
-    n_words = triton.cdiv(length, 32)
+    batch, length, heads, _ = q.shape
+    values = _kernel_arguments(
+        q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
+    )
     tiles = tile_sizes(q)
-    precision = _precision()
 
-    mask_tiles = tiles["mask"]
-    n_tiles = triton.cdiv(length, mask_tiles["N"])
-    words = q.new_empty(batch, length, n_words, dtype=torch.int32)
+    n_tiles = triton.cdiv(length, tiles["mask"]["N"])
+    words = q.new_empty(batch, length, triton.cdiv(length, 32), dtype=torch.int32)
     counts = q.new_empty(batch, n_tiles, length, dtype=torch.int32)
-    mask_kernel[triton.cdiv(length, mask_tiles["M"]), n_tiles, batch](
-        adversary_q, adversary_k, key_mask, words, counts, length, n_words,
-        E=width, CAUSAL=causal, PRECISION=precision, **mask_tiles,
-    )  # fmt: skip
+    grid = triton.cdiv(length, tiles["mask"]["M"]), n_tiles, batch
+    _launch(mask_kernel, grid, tiles["mask"], **values, words=words, counts=counts)
     row_kept = counts.sum(1, dtype=torch.int32)
 
     out = torch.empty_like(q)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
-    forward_kernel[triton.cdiv(length, tiles["forward"]["M"]), batch * heads](
-        q, k, v, key_mask, words, row_kept, seed, out, lse,
-        length, n_words, heads, k.shape[2], scaling * math.log2(math.e), dropout,
-        D=dim, CAUSAL=causal, PRECISION=precision, **tiles["forward"],
-    )  # fmt: skip
+    grid = triton.cdiv(length, tiles["forward"]["M"]), batch * heads
+    _launch(
+        forward_kernel, grid, tiles["forward"], **values, words=words, row_kept=row_kept, out=out, lse=lse
+    )
     return out, row_kept.sum(1).float(), lse, words, row_kept
 
 
@@ -120,40 +116,35 @@ def attention_backward(
     reversal: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B,)."""
-    batch, length, heads, dim = q.shape
-    kv_heads, n_words = k.shape[2], words.shape[2]
-    tiles = tile_sizes(q)
-    options = dict(CAUSAL=causal, PRECISION=_precision())
-    scale2 = scaling * math.log2(math.e)
-
+    batch, length, heads, _ = q.shape
+    values = _kernel_arguments(
+        q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
+    )
     delta = torch.empty_like(lse)
-    grid = triton.cdiv(length, tiles["delta"]["M"]), batch * heads
-    delta_kernel[grid](out, d_out, delta, length, heads, D=dim, **tiles["delta"])
+    values |= dict(d_out=d_out, d_kept=d_kept, out=out, lse=lse, delta=delta, words=words, row_kept=row_kept)
+    tiles = tile_sizes(q)
 
+    grid = triton.cdiv(length, tiles["delta"]["M"]), batch * heads
+    _launch(delta_kernel, grid, tiles["delta"], **values)
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    inputs = (q, k, v, d_out, lse, delta, key_mask, words, row_kept, seed)
-    numbers = (length, n_words, heads, kv_heads, scale2, scaling, dropout)
     grid = triton.cdiv(length, tiles["query"]["M"]), batch * heads
-    query_gradient_kernel[grid](*inputs, d_q, *numbers, D=dim, **options, **tiles["query"])
-    grid = triton.cdiv(length, tiles["key_value"]["N"]), batch * kv_heads
-    key_value_gradient_kernel[grid](*inputs, d_k, d_v, *numbers, D=dim, **options, **tiles["key_value"])
+    _launch(query_gradient_kernel, grid, tiles["query"], **values, d_q=d_q)
+    grid = triton.cdiv(length, tiles["key_value"]["N"]), batch * k.shape[2]
+    _launch(key_value_gradient_kernel, grid, tiles["key_value"], **values, d_k=d_k, d_v=d_v)
 
     # The adversary's score gradient s is the one L x L matrix in memory, so it is made some rows at a time.
-    mask_tiles = tiles["mask_gradient"]
+    tile = tiles["mask_gradient"]
     padded = triton.cdiv(length, 64) * 64  # rows that start at a round address, for the matrix products
     row_bytes = batch * padded * adversary_q.element_size()
-    step = max(CHUNK_BYTES // row_bytes // mask_tiles["M"], 1) * mask_tiles["M"]
+    step = max(CHUNK_BYTES // row_bytes // tile["M"], 1) * tile["M"]
     d_adversary_q = torch.empty_like(adversary_q)
     d_adversary_k = torch.zeros_like(adversary_k, dtype=torch.float32)
     for first_row in range(0, length, step):
         chunk = min(step, length - first_row)
         d_s = adversary_q.new_empty(batch, chunk, padded)
-        grid = triton.cdiv(chunk, mask_tiles["M"]), triton.cdiv(length, mask_tiles["N"]), batch
-        mask_gradient_kernel[grid](
-            q, k, v, d_out, lse, delta, adversary_q, adversary_k, d_kept, key_mask, words, row_kept, seed,
-            d_s, first_row, chunk, padded, length, n_words, heads, kv_heads, scale2, dropout, reversal,
-            D=dim, E=adversary_q.shape[-1], **options, **mask_tiles,
-        )  # fmt: skip
+        grid = triton.cdiv(chunk, tile["M"]), triton.cdiv(length, tile["N"]), batch
+        piece = dict(d_s=d_s, first_row=first_row, chunk=chunk, width=padded)
+        _launch(mask_gradient_kernel, grid, tile, **values, **piece)
         d_s, rows = d_s[..., :length], slice(first_row, first_row + chunk)
         d_adversary_q[:, rows] = d_s @ adversary_k  # (B, chunk, L) x (B, L, E) -> (B, chunk, E)
         d_adversary_k += d_s.mT @ adversary_q[:, rows]  # (B, L, chunk) x (B, chunk, E) -> (B, L, E)
@@ -182,6 +173,25 @@ def _backward(ctx, d_out, d_kept, *_):
 attention.register_autograd(_backward, setup_context=_setup_context)
 
 
+def _kernel_arguments(
+    q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
+) -> dict:
+    """An operator's arguments, and what follows from them, by the names that the kernels give them."""
+    _, length, heads, dim = q.shape
+    return dict(
+        q=q, k=k, v=v, adversary_q=adversary_q, adversary_k=adversary_k, key_mask=key_mask, seed=seed,
+        length=length, H=heads, kv_heads=k.shape[2],
+        D=dim, E=adversary_q.shape[-1], scaling=scaling, scale2=scaling * math.log2(math.e),
+        dropout=dropout, reversal=reversal, CAUSAL=causal, PRECISION=_precision(),
+    )  # fmt: skip
+
+
+def _launch(kernel: Callable, grid: tuple[int, ...], tile: dict[str, int], **values) -> None:
+    """Start a kernel on those of the values, and of the tile's sizes, that it names."""
+    named = {name: x for name, x in (values | tile).items() if name in kernel.arg_names}
+    kernel[grid](**named, num_warps=tile["num_warps"], num_stages=tile["num_stages"])
+
+
 def _precision() -> str:
     """How float32 products are computed: as exact, or as rounded, as PyTorch's own are set to be.
 
@@ -192,12 +202,12 @@ def _precision() -> str:
 
 
 def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
-    """Keywords of every kernel: M queries x N keys in a tile, width of its other side, warps and stages.
+    """Of each kernel: M queries x N keys in a tile, features at a time, warps, stages of the pipeline.
 
     Chosen by compiling, for few registers spilled (tests/compile_kernels.py says how many) and at most the
     99 KiB of shared memory that Ampere's and Ada's consumer cards have.
     """
-    dim = max(16, triton.next_power_of_2(q.shape[-1]))
+    dim = max(16, triton.next_power_of_2(q.shape[-1]))  # 16: the least that tl.dot takes
     if q.element_size() == 2 and dim <= 64:
         sizes = {
             "mask": (128, 128, 8, 2),
@@ -222,13 +232,9 @@ def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
             "key_value": (32, 32, 8, 1),
             "mask_gradient": (64, 32, 8, 1),
         }
-    tiles = {
-        name: dict(M=m, N=n, num_warps=warps, num_stages=stages)
+    sizes["delta"] = (64, 1, 4, 1)  # it knows rows alone
+    features = dict(BLOCK_D=dim, BLOCK_E=128 // q.element_size())  # of the heads; of the adversary, 128 bytes
+    return {
+        name: dict(M=m, N=n, **features, num_warps=warps, num_stages=stages)
         for name, (m, n, warps, stages) in sizes.items()
     }
-    tiles["delta"] = dict(M=64, num_warps=4)
-    for name in tiles.keys() - {"mask"}:
-        tiles[name]["BLOCK_D"] = dim
-    for name in ("mask", "mask_gradient"):  # the two that walk along E
-        tiles[name]["BLOCK_E"] = 128 // q.element_size()
-    return tiles
