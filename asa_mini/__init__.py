@@ -1,11 +1,9 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
-Read the modules in this order: gradient_reversal, adversary, attention, objective, wrap, data, training; then
-analysis, kinds, attribution and baselines, which look into trained models; then kernels, which is attention
-again, for a GPU.
-
-The classroom is apart: checks (of the exercises, one module for each notebook), exercises, which makes the
-students' notebooks from the solutions, publishing, and grading.
+The method, in reading order: gradient_reversal, adversary, attention, objective, hf, config, model,
+wrap. Each imports only from those before it; attention also from kernels, where it is written again for a
+GPU. Around it: train (a run, from data to folder), look (what trained models attend to), bench (what it
+costs), cli. The exercises' checks, grading and notebook tools are another package, asa_classroom.
 
 One set of letters everywhere:
     B batch   H heads   L length   D head dimension   E hidden size = H D   C classes
@@ -14,10 +12,12 @@ One set of letters everywhere:
 
 from asa_mini.adversary import Adversary, keep_mask
 from asa_mini.attention import asa_attention
+from asa_mini.config import AsaConfig
 from asa_mini.errors import AsaError
 from asa_mini.gradient_reversal import reverse_gradient
+from asa_mini.model import AsaModel
 from asa_mini.objective import AsaOutput, asa_objective, symmetric_divergence
-from asa_mini.wrap import AsaConfig, AsaModel, wrap
+from asa_mini.wrap import wrap
 
 __version__ = "0.1.0"
 

@@ -22,14 +22,13 @@ class Adversary(nn.Module):
     paper; hidden_states.detach() in modeling/bert.py, AsaBert.Encoder.forward): what the adversary learns
     reaches the encoder through the mask alone.
 
-    The weights are never in half precision, whatever the model is converted to: at the usual learning rates
-    a step is smaller than the distance of two bfloat16 numbers, and most of them would stand still. The
-    products are computed in the precision of x, or in autocast's.
+    The weights stay in float32 whatever the model is converted to: a step of 2e-5 is less than the distance
+    of most bfloat16 numbers, which would stand still. The products have the precision of x, or autocast's.
 
     Args:
         hidden_size: E, the width of the layer's input.
-        initializer_range: standard deviation of the initial weights; biases start at zero. As in the
-            authors' init_weights, where 0.02 is BERT's.
+        initializer_range: standard deviation of the initial weights (BERT's by default); biases start at 0.
+            The authors' init_weights does the same.
     """
 
     def __init__(self, hidden_size: int, initializer_range: float = 0.02):
@@ -43,10 +42,8 @@ class Adversary(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, L, E) -> Qa (B, L, E), Ka (B, L, E), in the dtype of x or of autocast."""
         x = x.detach()
-        return tuple(
-            F.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
-            for linear in (self.query, self.key)
-        )
+        maps = (self.query, self.key)
+        return tuple(F.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype)) for linear in maps)
 
     def _apply(self, fn, recurse=True):  # behind .to(), .half(), .cuda(), of this module and of any around it
         def keep_precision(x: Tensor) -> Tensor:
@@ -60,9 +57,9 @@ class HardStep(torch.autograd.Function):
     """step(s) = 1 where s > 0, else 0; backward as if it were the sigmoid: dstep/ds := sigmoid'(s).
 
     The step's own derivative is zero almost everywhere, so without this straight-through rule the adversary
-    would never learn. The authors call theirs a Gumbel sigmoid (modeling/utils.py:25-35), but line 32 adds
-    the noise and subtracts it again, so that it is deterministic; its tau, 1e-12, has nothing to do with the
-    paper's temperature; and line 34 lets the sigmoid's derivative through.
+    would never learn. The authors' "Gumbel sigmoid" (modeling/utils.py:25-35) comes to the same: line 32
+    adds the noise and subtracts it again, line 34 lets the sigmoid's derivative through, and its tau, 1e-12,
+    has nothing to do with the paper's temperature.
     """
 
     @staticmethod

@@ -161,18 +161,20 @@ class _Probe:
         self.widths: dict[nn.Module, int] = {}  # of those that call the attention function
 
     def look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Pre-hook of every module."""
         x = _hidden_states(args, kwargs)
         if kwargs.get("asa") is self and isinstance(x, Tensor):
             self.read[module] = x.shape[-1]
 
     def answer(self, module: nn.Module, query: Tensor, value: Tensor, options: dict) -> Tensor:
+        """In place of attention: zeros (B, L, H, D)."""
         if module not in self.read or any(options.get(name) is not None for name in UNKNOWN_TERMS):
             raise ValueError(f"{type(module).__name__} computes more than attention of its hidden states")
         self.widths[module] = self.read[module]
         return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
-def probe_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
+def find_self_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     """The modules that call the attention function, in the order of the forward pass, and E that each reads.
 
     Found by running two tokens through the encoder, which proves at the same time that the family hands
@@ -201,11 +203,6 @@ def probe_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     if not probe.widths:
         raise unsupported
     return probe.widths  # ALBERT calls one shared module many times
-
-
-def find_self_attention(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that `probe_attention` finds."""
-    return list(probe_attention(model))
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

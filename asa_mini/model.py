@@ -40,6 +40,9 @@ class AsaModel(nn.Module):
     # Trainer sees **kwargs in forward and would stop dividing the loss by its accumulation steps.
     accepts_loss_kwargs = False
 
+    def __new__(cls, model: PreTrainedModel, *_):
+        return super().__new__(_class_around(type(model)))
+
     def __init__(self, model: PreTrainedModel, config: AsaConfig, widths: dict[nn.Module, int]):
         super().__init__()
         std = getattr(model.config, "initializer_range", 0.02)
@@ -72,8 +75,8 @@ class AsaModel(nn.Module):
     def __dir__(self):
         return [*super().__dir__(), *dir(AsaModel)]
 
-    def __reduce__(self):  # pickle could not find the class that `class_around` makes
-        return _empty, (type(self.model),), self.__dict__
+    def __reduce__(self):  # pickle could not find the class that `_class_around` makes
+        return AsaModel.__new__, (AsaModel, self.model), self.__dict__
 
     def _get_name(self) -> str:
         return "AsaModel"
@@ -218,7 +221,7 @@ class AsaModel(nn.Module):
 
 
 @cache
-def class_around(model_class: type[PreTrainedModel]) -> type[AsaModel]:
+def _class_around(model_class: type[PreTrainedModel]) -> type[AsaModel]:
     """AsaModel with the signature of the class's `forward`, by which Trainer drops columns of a dataset, and
     an instance of the class to `isinstance`, by which it saves a checkpoint."""
     signature = inspect.signature(model_class.forward)
@@ -230,10 +233,6 @@ def class_around(model_class: type[PreTrainedModel]) -> type[AsaModel]:
     forward.__signature__ = signature
     own = {"forward": forward, "__class__": property(lambda self: model_class)}
     return type("AsaModel", (AsaModel,), own)
-
-
-def _empty(model_class: type[PreTrainedModel]) -> AsaModel:
-    return object.__new__(class_around(model_class))
 
 
 def _double(name: str, value, size: int):

@@ -4,8 +4,8 @@ from transformers import PreTrainedModel
 
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.hf import AdversaryHook, probe_attention
-from asa_mini.model import AsaModel, class_around
+from asa_mini.hf import AdversaryHook, find_self_attention
+from asa_mini.model import AsaModel
 from asa_mini.objective import check_head, head_name
 
 
@@ -35,7 +35,7 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
     if any(isinstance(h, AdversaryHook) for m in model.modules() for h in m._forward_pre_hooks.values()):
         raise InputError("this model is wrapped already; call unwrap() on the wrapped model first")
     check_head(model)
-    widths = probe_attention(model)
+    widths = find_self_attention(model)
     found = len(widths)
     if wrong := [layer for layer in config.layers or () if layer >= found]:
         raise InputError(f"layers {wrong} are out of range: the model has layers 0 to {found - 1}")
@@ -46,4 +46,4 @@ def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
             "without a pad_token_id transformers classifies one sequence at a time, and a joint pass has "
             "two: set model.config.pad_token_id, or AsaConfig(joint_pass=False) for batches of one"
         )
-    return class_around(type(model))(model, config, widths)
+    return AsaModel(model, config, widths)

@@ -117,20 +117,27 @@ def test_sliding_windows_are_refused_by_name():
 class TestAuto:
     @pytest.fixture
     def on_gpu(self, monkeypatch):
-        monkeypatch.setattr(transformers.PreTrainedModel, "device", torch.device("cuda"))
+        """The backend that a model would have there."""
+
+        def backend(model, **options):
+            model = wrapped(model, **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(transformers.PreTrainedModel, "device", torch.device("cuda"))
+                return model.asa_backend
+
+        return backend
 
     def test_reference_on_the_cpu(self):
         assert wrapped(tiny()).asa_backend == "reference"
 
     def test_triton_on_a_gpu(self, on_gpu):
-        assert wrapped(tiny()).asa_backend == "triton"
-        assert wrapped(tiny("distilbert")).asa_backend == "triton"
-        assert wrapped(tiny(), backend="reference").asa_backend == "reference"
+        assert on_gpu(tiny()) == on_gpu(tiny("distilbert")) == "triton"
+        assert on_gpu(tiny(), backend="reference") == "reference"
 
     def test_reference_on_a_gpu_for_what_the_kernels_cannot_do(self, on_gpu):
-        assert wrapped(tiny("modernbert")).asa_backend == "reference"
-        assert wrapped(tiny().double()).asa_backend == "reference"
-        assert wrapped(tiny(hidden_size=256, num_attention_heads=1)).asa_backend == "reference"
+        assert on_gpu(tiny("modernbert")) == "reference"
+        assert on_gpu(tiny().double()) == "reference"
+        assert on_gpu(tiny(hidden_size=256, num_attention_heads=1)) == "reference"
 
     def test_the_log_says_which(self, caplog):
         with caplog.at_level(logging.INFO, "asa_mini"):
