@@ -1,11 +1,14 @@
 """The bench measures what it says; how fast a machine is, no test can know."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_text import save_model
 
+from asa_mini.bench import measuring
 from asa_mini.bench import step as bench
 from asa_mini.cli import main
 from asa_mini.errors import InputError
@@ -39,11 +42,20 @@ def test_command_writes_the_table(tiny, tmp_path, capsys, monkeypatch):
     output = tmp_path / "bench.json"
     shape = ["--batch-size", "2", "--length", "8", "--repeats", "2"]
     assert main(["bench", "step", "--model", tiny, *shape, "--output", str(output)]) == 0
-    rows = json.loads(output.read_text())["rows"]
+    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
     assert [row["kind"] for row in rows] == list(bench.kinds())
     assert rows[0]["ratio"] == 1
     assert all(row["seconds"] > 0 and row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in rows)
     assert "sequential" in capsys.readouterr().out
+
+
+def test_windows_counts_its_peak_itself(monkeypatch):
+    """There is no `resource` there, and psutil's memory_info has a peak that Linux's lacks."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=2**20, peak_wset=5 * 2**20))
+    monkeypatch.setattr(measuring.psutil, "Process", lambda: process)
+    assert measuring.peak_mib(lambda: None) == 4
 
 
 def test_peak_memory_counts_the_activations(tiny):

@@ -7,6 +7,7 @@ import torch
 from attention_cases import triton_only
 
 from asa_mini.bench import attention as bench
+from asa_mini.bench.step import bench_step
 from asa_mini.cli import main
 from asa_mini.errors import InputError
 
@@ -15,11 +16,9 @@ SHAPE = (2, 24, 2, 16, torch.float32)  # B, L, H, D
 
 def gradients(kind):
     tensors = bench._inputs(*SHAPE)
-    output, kept = bench.KINDS[kind](*tensors)
-    outputs, grads = [output], [torch.linspace(-1, 1, output.numel()).reshape(output.shape)]
-    if kept is not None:
-        outputs, grads = [output, kept], [*grads, torch.ones_like(kept)]
-    found = torch.autograd.grad(outputs, tensors, grads, allow_unused=True)
+    output, *kept = bench.KINDS[kind](*tensors)
+    grads = [torch.linspace(-1, 1, output.numel()).reshape(output.shape), *map(torch.ones_like, kept[:1])]
+    found = torch.autograd.grad([output, *kept[:1]], tensors, grads, allow_unused=True)
     return output, found
 
 
@@ -59,7 +58,7 @@ def test_command_writes_the_table(tmp_path, capsys):
     output = tmp_path / "attention.json"
     shape = ["--length", "8", "16", "--tokens", "32", "--heads", "2", "--dim", "8", "--dtype", "float32"]
     assert main(["bench", "attention", *shape, "--output", str(output)]) == 0
-    result = json.loads(output.read_text())
+    result = json.loads(output.read_text(encoding="utf-8"))
     kinds = tuple(bench.KINDS) if torch.cuda.is_available() else bench.CPU_KINDS
     assert [(row["length"], row["kind"]) for row in result["rows"]] == [
         (n, k) for n in (8, 16) for k in kinds
@@ -80,7 +79,15 @@ def test_a_form_that_fails_is_named_in_the_table(monkeypatch, capsys):
     result = bench.bench_attention([8], 8, 1, 8, "float32", ("sdpa", "flex"))
     bench.print_attention(result)
     assert result["rows"][1]["seconds"] is None
-    assert "flex         RuntimeError: no such instruction\n" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1].split() == [
+        "1",
+        "8",
+        "flex",
+        "RuntimeError:",
+        "no",
+        "such",
+        "instruction",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -95,3 +102,12 @@ def test_a_form_that_fails_is_named_in_the_table(monkeypatch, capsys):
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         bench.bench_attention(*arguments)
+
+
+def test_a_gpu_whose_launches_block_is_not_timed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    with pytest.raises(InputError, match=r"CUDA_LAUNCH_BLOCKING is set.*unset it"):
+        bench.bench_attention([8], 8, 1, 8, "float32")
+    with pytest.raises(InputError, match=r"CUDA_LAUNCH_BLOCKING is set.*unset it"):
+        bench_step("default", [1], [8], 2)

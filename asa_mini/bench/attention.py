@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from asa_mini.adversary import MASKED_SCORE, keep_mask
 from asa_mini.attention import asa_attention
+from asa_mini.bench.measuring import device, peak_mib, print_rows
 from asa_mini.errors import InputError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -20,15 +22,7 @@ LONGEST = 2**18  # tokens; where the search for the longest sequence ends
 
 def sdpa(q, k, v, adversary_q, adversary_k):
     """Plain attention, no adversary: what everything is compared with."""
-    return F.scaled_dot_product_attention(q, k, v), None
-
-
-def triton(*tensors):
-    return asa_attention(*tensors, backend="triton")[:2]
-
-
-def reference(*tensors):
-    return asa_attention(*tensors, backend="reference")[:2]
+    return (F.scaled_dot_product_attention(q, k, v),)
 
 
 def float_bias(q, k, v, adversary_q, adversary_k):
@@ -48,10 +42,11 @@ def flex(q, k, v, adversary_q, adversary_k):
     return torch.compile(flex_attention)(q, k, v, score_mod=add_bias), mask.sum((1, 2))
 
 
+# Each takes q, k, v (B, H, L, D), Qa, Ka (B, L, E), and returns the output and, but for sdpa, the kept units.
 KINDS: dict[str, Callable] = {
     "sdpa": sdpa,
-    "triton": triton,
-    "reference": reference,
+    "triton": partial(asa_attention, backend="triton"),
+    "reference": partial(asa_attention, backend="reference"),
     "float bias": float_bias,
     "flex": flex,
 }
@@ -95,35 +90,41 @@ def bench_attention(
         kinds: keys of KINDS; by default all of them on a GPU, CPU_KINDS elsewhere.
 
     Returns:
-        `rows`: one dict per L and kind, with `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to
-        sdpa, `peak_mib` above the inputs (on a GPU), `flops` and `bytes` as `counted`; a kind that failed has
-        `seconds` None, and `error` says why. `machine`: measured `copy_bytes_per_s` and `matmul_flops_per_s`.
+        `rows`: one dict per L and kind: `batch_size`, `length`, `kind`, `flops` and `bytes` as `counted`,
+        `seconds` (median; `ms`: the same in milliseconds), `ratio` to sdpa, `peak_mib` above the inputs (on a
+        GPU), and `of_matmul` and `of_copy`, the share of the machine's rates; of a kind that failed `seconds`
+        is None, and `error` says why. `machine`: `copy_bytes_per_s` and `matmul_flops_per_s`, measured.
         `longest`: by kind, the longest L that trains with B 1 (on a GPU; the search ends at LONGEST).
 
     Raises:
-        InputError: a number below 1, a length above `tokens`, an unknown dtype or kind.
+        InputError: a number below 1, a length above `tokens`, an unknown dtype or kind, or a GPU that cannot
+            be timed, see `device`.
     """
     if min([*lengths, tokens, heads, dim]) < 1 or max(lengths) > tokens:
         raise InputError("lengths, tokens, heads and dim must be at least 1, and no length above --tokens")
     unknown = ({dtype} - DTYPES.keys()) | (set(kinds) - KINDS.keys())
     if unknown:
         raise InputError(f"unknown {unknown}; dtypes: {', '.join(DTYPES)}; kinds: {', '.join(KINDS)}")
-    kinds = kinds or (tuple(KINDS) if torch.cuda.is_available() else CPU_KINDS)
-    rows = []
+    on_gpu = device() == "cuda"
+    kinds = kinds or (tuple(KINDS) if on_gpu else CPU_KINDS)
+    machine, rows = _machine(DTYPES[dtype]), []
     for length in tqdm(lengths, desc="lengths"):
         shape = tokens // length, length, heads, dim
         plain = None
         for kind in kinds:
-            seconds, peak, error = _measure(kind, *shape, DTYPES[dtype])
-            plain = seconds if kind == "sdpa" else plain
             flops, moved = counted(kind, *shape, DTYPES[dtype].itemsize)
-            row = {"batch_size": shape[0], "length": length, "kind": kind, "seconds": seconds}
-            row["ratio"] = seconds / plain if seconds and plain else None
-            rows.append(row | {"peak_mib": peak, "flops": flops, "bytes": moved, "error": error})
+            row = {"batch_size": shape[0], "length": length, "kind": kind, "flops": flops, "bytes": moved}
+            row |= {"seconds": None, "error": None} | _measure(kind, *shape, DTYPES[dtype])
+            if seconds := row["seconds"]:
+                plain = seconds if kind == "sdpa" else plain
+                row |= {"ratio": plain and seconds / plain, "ms": 1e3 * seconds}
+                row["of_matmul"] = flops / seconds / machine["matmul_flops_per_s"]
+                row["of_copy"] = moved / seconds / machine["copy_bytes_per_s"]
+            rows.append(row)
     longest = {}
-    if torch.cuda.is_available():
+    if on_gpu:
         longest = {kind: _longest(kind, heads, dim, DTYPES[dtype]) for kind in tqdm(kinds, desc="longest")}
-    return {"rows": rows, "machine": _machine(DTYPES[dtype]), "longest": longest}
+    return {"rows": rows, "machine": machine, "longest": longest}
 
 
 def print_attention(result: dict) -> None:
@@ -132,66 +133,46 @@ def print_attention(result: dict) -> None:
         f"copy {machine['copy_bytes_per_s'] / 1e9:.0f} GB/s, "
         f"matrix products {machine['matmul_flops_per_s'] / 1e12:.2f} TFLOP/s"
     )
-    print(
-        f"{'B':>4}{'L':>7}  {'kind':11}{'ms':>9}{'x sdpa':>8}{'peak MiB':>10}{'of matmul':>11}{'of copy':>9}"
-    )
-    for row in result["rows"]:
-        print(f"{row['batch_size']:4d}{row['length']:7d}  {row['kind']:11}", end="")
-        if row["seconds"] is None:
-            print(f"  {row['error']}")
-            continue
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
-        of_matmul = row["flops"] / row["seconds"] / machine["matmul_flops_per_s"]
-        of_copy = row["bytes"] / row["seconds"] / machine["copy_bytes_per_s"]
-        print(f"{1e3 * row['seconds']:9.2f}{ratio:>8}{peak:>10}{of_matmul:11.0%}{of_copy:9.0%}")
+    shape = dict(batch_size="d", length="d", kind="")
+    measured = dict(ms=".2f", ratio=".2f", peak_mib=".0f", of_matmul=".0%", of_copy=".0%")
+    print_rows(result["rows"], **shape, **measured, error="")
     for kind, length in result["longest"].items():
         print(f"longest sequence that trains, B 1, {kind}: {length or 'none'}")
 
 
 def _inputs(batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device()).manual_seed(0)
 
     def random(*shape):
-        x = torch.randn(*shape, generator=generator, device=device).to(dtype)
-        return x.requires_grad_()
+        return torch.randn(*shape, generator=generator, device=generator.device).to(dtype)
 
-    attended = [random(batch, length, heads, dim).transpose(1, 2) for _ in range(3)]
-    return [x.detach().requires_grad_() for x in attended] + [
-        random(batch, length, heads * dim) for _ in range(2)
-    ]
+    tensors = [random(batch, length, heads, dim).transpose(1, 2) for _ in range(3)]
+    tensors += [random(batch, length, heads * dim) for _ in range(2)]
+    return [x.requires_grad_() for x in tensors]
 
 
 def _step(kind: str, tensors: list[Tensor], d_out: Tensor) -> None:
-    output, kept = KINDS[kind](*tensors)
-    outputs, gradients = [output], [d_out]
-    if kept is not None:
-        outputs, gradients = [output, kept], [d_out, torch.ones_like(kept)]
-    wanted = tensors if kept is not None else tensors[:3]
-    torch.autograd.grad(outputs, wanted, gradients)
+    output, *kept = KINDS[kind](*tensors)
+    units = kept[:1]  # after it come the allowed units, which depend on nothing
+    wanted = tensors if units else tensors[:3]
+    torch.autograd.grad([output, *units], wanted, [d_out, *map(torch.ones_like, units)])
 
 
-def _measure(kind: str, batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> tuple:
-    """Median seconds, peak MiB and no error, or only an error: what others make need not run everywhere."""
+def _measure(kind: str, batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> dict:
+    """The measured part of a row, or only its error: what others make need not run everywhere."""
     tensors = _inputs(batch, length, heads, dim, dtype)
     d_out = torch.ones_like(tensors[0])
     try:
         _step(kind, tensors, d_out)  # compiles
-        peak = None
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            _step(kind, tensors, d_out)
-            peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+        peak = peak_mib(lambda: _step(kind, tensors, d_out)) if torch.cuda.is_available() else None
         timer = Timer("step(*given)", globals={"step": _step, "given": (kind, tensors, d_out)})
-        return timer.blocked_autorange(min_run_time=0.5).median, peak, None
+        return {"seconds": timer.blocked_autorange(min_run_time=0.5).median, "peak_mib": peak}
     except torch.OutOfMemoryError:
-        return None, None, "out of memory"
+        return {"error": "out of memory"}
     except Exception as error:
-        return None, None, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     finally:
-        _release()
+        torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def _longest(kind: str, heads: int, dim: int, dtype: torch.dtype) -> int:
@@ -205,24 +186,18 @@ def _longest(kind: str, heads: int, dim: int, dtype: torch.dtype) -> int:
             break
         finally:
             tensors = None
-            _release()
+            torch.cuda.empty_cache()  # does nothing without a GPU
         length *= 2
     return length // 2 if length > 2048 else 0
 
 
-def _release() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _machine(dtype: torch.dtype) -> dict[str, float]:
     """The ceilings of this machine, in the same run: a large copy, and a large square product."""
-    on_gpu = torch.cuda.is_available()
-    device, side = ("cuda", 8192) if on_gpu else ("cpu", 1024)
-    source = torch.empty(2**31 if on_gpu else 2**27, dtype=torch.uint8, device=device)
+    size, side = (2**31, 8192) if device() == "cuda" else (2**27, 1024)
+    source = torch.empty(size, dtype=torch.uint8, device=device())
     target = torch.empty_like(source)
     copy = Timer("target.copy_(source)", globals={"target": target, "source": source})
-    a = torch.randn(side, side, device=device).to(dtype)
+    a = torch.randn(side, side, device=device()).to(dtype)
     product = Timer("a @ a", globals={"a": a / math.sqrt(side)})
     return {
         "copy_bytes_per_s": 2 * source.numel() / copy.blocked_autorange(min_run_time=0.5).median,

@@ -1,18 +1,16 @@
 """What ASA costs: one optimisation step against the same model's plain step, in time and in peak memory."""
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-import psutil
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from asa_mini.bench.measuring import device, peak_mib, print_rows, synchronize
 from asa_mini.errors import InputError
 from asa_mini.train.evaluation import check_max_length
 from asa_mini.train.models import load_model
@@ -40,7 +38,7 @@ class Step:
 
     def __init__(self, kind: str, name: str, bf16: bool = False):
         torch.manual_seed(0)
-        self.device, self.bf16 = "cuda" if torch.cuda.is_available() else "cpu", bf16
+        self.device, self.bf16 = device(), bf16
         self.model: nn.Module = _load(name).to(self.device)
         config = kinds()[kind]
         if config is not None:
@@ -50,14 +48,14 @@ class Step:
 
     def __call__(self, batch: dict[str, Tensor]) -> float:
         """Take one step; returns its seconds."""
-        _synchronize()
+        synchronize()
         start = time.perf_counter()
         self.optimizer.zero_grad()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.model(**batch).loss
         loss.backward()
         self.optimizer.step()
-        _synchronize()
+        synchronize()
         return time.perf_counter() - start
 
 
@@ -81,13 +79,14 @@ def bench_step(
         model's, in MiB.
 
     Raises:
-        InputError: the lists differ in length, a number is not positive, or a length is beyond the
-            model's positions.
+        InputError: the lists differ in length, a number is not positive, a length is beyond the model's
+            positions, or the GPU cannot be timed, see `device`.
     """
     if len(batch_sizes) != len(lengths):
         raise InputError(f"{len(batch_sizes)} batch sizes but {len(lengths)} lengths; give them in pairs")
     if min([*batch_sizes, *lengths]) < 1 or repeats < 2:
         raise InputError("batch sizes and lengths must be at least 1, repeats at least 2")
+    device()  # refuses before anything is loaded
     check_max_length(_load(name), max(lengths))
     shapes = list(zip(batch_sizes, lengths, strict=True))
     # First, while this process is small: on Linux a child starts with its parent's peak as its own.
@@ -107,29 +106,16 @@ def bench_step(
         for kind in steps:
             ratios = [t / plain for t, plain in zip(seconds[kind], seconds["plain"], strict=True)]
             low, _, high = quantiles(ratios, n=4)
-            rows.append(
-                {
-                    "batch_size": size,
-                    "length": length,
-                    "kind": kind,
-                    "seconds": median(seconds[kind]),
-                    "ratio": median(ratios),
-                    "ratio_low": low,
-                    "ratio_high": high,
-                    "peak_mib": peaks[kind, size, length],
-                }
-            )
+            row = dict(batch_size=size, length=length, kind=kind, seconds=median(seconds[kind]))
+            row |= dict(ratio=median(ratios), ratio_low=low, ratio_high=high)
+            rows.append(row | {"peak_mib": peaks[kind, size, length]})
     return rows
 
 
 def print_table(rows: list[dict]) -> None:
-    print(f"{'B':>4}{'L':>6}  {'kind':12}{'s/step':>8}{'x plain':>9}  {'quartiles':14}{'peak MiB':>9}")
-    for row in rows:
-        quartiles = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
-        print(
-            f"{row['batch_size']:4d}{row['length']:6d}  {row['kind']:12}{row['seconds']:8.3f}"
-            f"{row['ratio']:9.2f}  {quartiles:14}{row['peak_mib']:9.0f}"
-        )
+    quartiles = dict(ratio_low=".2f", ratio_high=".2f")
+    shape = dict(batch_size="d", length="d", kind="")
+    print_rows(rows, **shape, seconds=".3f", ratio=".2f", **quartiles, peak_mib=".0f")
 
 
 def _batch(size: int, length: int, model: nn.Module) -> dict[str, Tensor]:
@@ -150,11 +136,6 @@ def _load(name: str) -> nn.Module:
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert"))
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def _peak_memory_of(kind: str, name: str, size: int, length: int, bf16: bool) -> float:
     """Measured in a process of its own: the peak of a process never falls again."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -167,18 +148,4 @@ def _peak_memory(kind: str, name: str, size: int, length: int, bf16: bool, threa
     # A step of a tiny batch first: it allocates the gradients and the optimizer's state, not the point here.
     step(_batch(1, 1, step.model))
     batch = _batch(size, length, step.model)
-    before = _memory(peak=False)
-    step(batch)
-    return (_memory(peak=True) - before) / 2**20
-
-
-def _memory(peak: bool) -> int:
-    """Bytes in use now, or at most so far: of the GPU's tensors, or of the whole process on a CPU."""
-    if torch.cuda.is_available():
-        if not peak:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    if not peak:
-        return psutil.Process().memory_info().rss
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_mib(lambda: step(batch))

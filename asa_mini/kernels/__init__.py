@@ -33,12 +33,9 @@ def triton_attention(
     if torch.is_autocast_enabled(q.device.type):  # as for PyTorch's own attention
         tensors = [x.to(torch.get_autocast_dtype(q.device.type)) for x in tensors]
     batch, length = q.shape[0], q.shape[2]
-    key_mask = None
-    if allowed is not None:
-        key_mask = allowed[:, 0, 0].expand(batch, length).contiguous()
-    seed = None
-    if dropout > 0:
-        seed = torch.randint(2**63 - 1, (1,), device=q.device)  # stays on the device: nothing waits for it
+    key_mask = None if allowed is None else allowed[:, 0, 0].expand(batch, length).contiguous()
+    # Drawn on the device and left there: nothing waits for it.
+    seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout > 0 else None
     q, k, v = (x.transpose(1, 2).contiguous() for x in tensors[:3])  # (B, L, H, D), as transformers made them
     adversary_q, adversary_k = (x.contiguous() for x in tensors[3:])
     output, kept, *_ = attention(

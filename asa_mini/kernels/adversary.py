@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from asa_mini.adversary import MASKED_SCORE
 from asa_mini.kernels.tiles import (
     WORD,
     allowed_units,
@@ -14,6 +15,8 @@ from asa_mini.kernels.tiles import (
     probability_gradient,
     product,
 )
+
+MASKED = tl.constexpr(MASKED_SCORE)  # the gradient of the scores reaches the mask as -MASKED dS
 
 
 @triton.jit
@@ -109,7 +112,7 @@ def mask_gradient_kernel(
 ):
     """One program: M queries, N keys, all heads, because the heads share the mask.
 
-    d_mask = 10000 sum_h dS_h + d_kept           over the allowed units
+    d_mask = -MASKED sum_h dS_h + d_kept         over the allowed units
     d_s    = -reversal d_mask sigmoid'(s) / sqrt(E)
     """
     batch = tl.program_id(2).to(tl.int64)
@@ -134,7 +137,7 @@ def mask_gradient_kernel(
         d_p = probability_gradient(d_out_tile, v_tile, seed, i, j, n, dropout, PRECISION)
         d_scores += p * (d_p - load_numbers(delta, n, rows, length, 0.0)[:, None])
 
-    d_mask = 10000.0 * d_scores + tl.where(allowed, tl.load(d_kept + batch), 0.0)
+    d_mask = -MASKED * d_scores + tl.where(allowed, tl.load(d_kept + batch), 0.0)
     s = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
     norm = 1 / tl.sqrt(E * 1.0)
     sigmoid = tl.sigmoid(s * norm)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import wraps
 
 import torch
 import triton
@@ -21,19 +20,7 @@ from asa_mini.kernels.flash import (
 CHUNK_BYTES = 2**28
 
 
-def _on_its_device(launch: Callable) -> Callable:
-    """Triton launches on the current GPU, which need not be the one that the tensors are on."""
-
-    @wraps(launch)
-    def on_device(first: Tensor, *arguments):
-        with torch.cuda.device_of(first):
-            return launch(first, *arguments)
-
-    return on_device
-
-
 @torch.library.custom_op("asa_mini::attention", mutates_args=())
-@_on_its_device
 def attention(
     q: Tensor,
     k: Tensor,
@@ -61,9 +48,7 @@ def attention(
         denominators (B, H, L), the packed mask (B, L, L/32), kept units by row (B, L).
     """
     batch, length, heads, _ = q.shape
-    values = _kernel_arguments(
-        q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
-    )
+    values = _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal)
     tiles = tile_sizes(q)
 
     n_tiles = triton.cdiv(length, tiles["mask"]["N"])
@@ -76,9 +61,8 @@ def attention(
     out = torch.empty_like(q)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
     grid = triton.cdiv(length, tiles["forward"]["M"]), batch * heads
-    _launch(
-        forward_kernel, grid, tiles["forward"], **values, words=words, row_kept=row_kept, out=out, lse=lse
-    )
+    values |= dict(words=words, row_kept=row_kept, out=out, lse=lse)
+    _launch(forward_kernel, grid, tiles["forward"], **values)
     return out, row_kept.sum(1).float(), lse, words, row_kept
 
 
@@ -95,7 +79,6 @@ def _(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropou
 
 
 @torch.library.custom_op("asa_mini::attention_backward", mutates_args=())
-@_on_its_device
 def attention_backward(
     d_out: Tensor,
     d_kept: Tensor,
@@ -117,9 +100,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B,)."""
     batch, length, heads, _ = q.shape
-    values = _kernel_arguments(
-        q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
-    )
+    values = _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal)
     delta = torch.empty_like(lse)
     values |= dict(d_out=d_out, d_kept=d_kept, out=out, lse=lse, delta=delta, words=words, row_kept=row_kept)
     tiles = tile_sizes(q)
@@ -173,9 +154,7 @@ def _backward(ctx, d_out, d_kept, *_):
 attention.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _kernel_arguments(
-    q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal
-) -> dict:
+def _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal) -> dict:
     """An operator's arguments, and what follows from them, by the names that the kernels give them."""
     _, length, heads, dim = q.shape
     return dict(
@@ -187,9 +166,10 @@ def _kernel_arguments(
 
 
 def _launch(kernel: Callable, grid: tuple[int, ...], tile: dict[str, int], **values) -> None:
-    """Start a kernel on those of the values, and of the tile's sizes, that it names."""
+    """Start a kernel with those of the values, and of the tile's sizes, that its parameters name."""
     named = {name: x for name, x in (values | tile).items() if name in kernel.arg_names}
-    kernel[grid](**named, num_warps=tile["num_warps"], num_stages=tile["num_stages"])
+    with torch.cuda.device_of(values["q"]):  # Triton launches on the current GPU, which may be another
+        kernel[grid](**named, num_warps=tile["num_warps"], num_stages=tile["num_stages"])
 
 
 def _precision() -> str:

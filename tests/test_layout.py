@@ -1,0 +1,148 @@
+"""The tree is what the map says: arrows point one way, no file is long, and an import costs what it must."""
+
+import ast
+import json
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Whoever is named further right may import whoever is named before, never the other way round. A name stands
+# for the module or the folder asa_mini/NAME, but for those of its parts that are named themselves.
+ORDER = [
+    "errors", "gradient_reversal", "adversary", "kernels", "attention", "config", "objective", "hf", "model",
+    "wrap", "__init__", "train.files", "train.planting", "train.config", "train.models", "train.data",
+    "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run", "train", "look",
+    "bench", "options", "cli", "__main__",
+]  # fmt: skip
+LONGEST = 300  # lines
+# What takes seconds to import, and the method does without.
+HEAVY = {"datasets", "pandas", "sklearn", "scipy", "accelerate", "triton", "matplotlib", "IPython"}
+
+
+def modules(root: Path) -> dict[str, Path]:
+    files = [path for package in ("asa_mini", "asa_classroom") for path in root.glob(f"{package}/**/*.py")]
+    return {".".join(path.relative_to(root).with_suffix("").parts): path for path in files}
+
+
+def imports(root: Path) -> dict[str, set[str]]:
+    """Of every module, the modules of ours that it names in an import, inside functions too."""
+    files = modules(root)
+    graph = {}
+    for name, path in files.items():
+        wanted = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                package = name.split(".")[: -node.level] if node.level else []
+                start = ".".join([*package, *filter(None, [node.module])])
+                # `from package import part`: the part if it is a module, else the package itself.
+                parts = {f"{start}.{alias.name}" for alias in node.names}
+                whole = {part for part in parts if not {part, f"{part}.__init__"} & files.keys()}
+                wanted |= (parts - whole) | ({start} if whole else set())
+        known = {x if x in files else f"{x}.__init__" for x in wanted}
+        graph[name] = known & files.keys()
+    return graph
+
+
+def place(module: str) -> int | None:
+    """Of a module of asa_mini in ORDER."""
+    parts = module.split(".")[1:]
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((ORDER.index(name) for name in names if name in ORDER), None)
+
+
+def faults(root: Path) -> list[str]:
+    found = []
+    for name, path in modules(root).items():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > LONGEST:
+            found.append(f"{name} has {lines} lines, more than {LONGEST}")
+    graph = imports(root)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found.append("a cycle: " + " imports ".join(reversed(error.args[1])))
+    for name, targets in graph.items():
+        if name.startswith("asa_classroom"):
+            continue
+        if place(name) is None:
+            found.append(f"{name} has no place in ORDER")
+            continue
+        for target in sorted(targets):
+            if target.startswith("asa_classroom"):
+                found.append(f"{name} imports {target}: the method knows no classroom")
+            elif place(target) is not None and place(target) > place(name):
+                found.append(f"{name} imports {target}, which stands above it")
+    return found
+
+
+def test_arrows_point_one_way_and_no_file_is_long():
+    assert faults(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"asa_mini/errors.py": "", "asa_mini/wrap.py": "from asa_mini.errors import A"}, []),
+        (
+            {"asa_mini/hf.py": "def f():\n    from asa_mini import cli", "asa_mini/cli.py": ""},
+            ["asa_mini.hf imports asa_mini.cli, which stands above it"],
+        ),
+        (
+            {"asa_mini/train/a.py": "import asa_mini.train.b", "asa_mini/train/b.py": "from .a import x"},
+            ["a cycle: asa_mini.train.a imports asa_mini.train.b imports asa_mini.train.a"],
+        ),
+        (
+            {
+                "asa_mini/cli.py": "from asa_classroom import cli",
+                "asa_classroom/cli.py": "import asa_mini.cli",
+            },
+            [
+                "a cycle: asa_mini.cli imports asa_classroom.cli imports asa_mini.cli",
+                "asa_mini.cli imports asa_classroom.cli: the method knows no classroom",
+            ],
+        ),
+        (
+            {"asa_mini/train/data.py": "from asa_mini.train import run", "asa_mini/train/run.py": ""},
+            ["asa_mini.train.data imports asa_mini.train.run, which stands above it"],
+        ),
+        (
+            {"asa_mini/__init__.py": "from asa_mini.hf import x", "asa_mini/hf.py": "from asa_mini import y"},
+            ["a cycle: asa_mini.__init__ imports asa_mini.hf imports asa_mini.__init__"],
+        ),
+        ({"asa_mini/new.py": ""}, ["asa_mini.new has no place in ORDER"]),
+        ({"asa_classroom/long.py": "x = 1\n" * 301}, ["asa_classroom.long has 301 lines, more than 300"]),
+    ],
+    ids=["good", "up, in a function", "cycle", "classroom", "inside train", "package", "unknown", "long"],
+)
+def test_a_planted_fault_is_found(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = faults(tmp_path)
+    assert all(fault in found for fault in expected) and (found == []) == (expected == [])
+
+
+@pytest.mark.parametrize("use", ["import asa_mini", "from asa_mini.cli import main; main(['--help'])"])
+def test_heavy_packages_are_loaded_where_they_are_used(use):
+    """transformers brings some of them itself, by its version and what is installed: those are not ours."""
+    script = f"""
+import json, sys
+import torch
+from transformers import AttentionInterface, HfArgumentParser, PreTrainedModel
+before = set(sys.modules)
+try:
+    {use}
+except SystemExit:
+    pass
+print()
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(result.stdout.splitlines()[-1])}
+    assert "asa_mini" in loaded and loaded & HEAVY == set()
