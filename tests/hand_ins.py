@@ -40,7 +40,7 @@ def homework(path, steps=STEPS, after=(), change=()):
         place = next(i for i, cell in enumerate(notebook.cells) if cell.id == step) + 1
         notebook.cells[place:place] = map(nbformat.v4.new_code_cell, sources)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def accidents(victim, port, other):

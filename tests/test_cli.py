@@ -65,7 +65,7 @@ def test_train_then_evaluate(train, tmp_path, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["rows"]["train"] == 10 and metrics["dataset_name"] == "sst2" and metrics["plant"] == 0.9
     config = metrics["config"]
     assert (config["method"], config["seed"]) == ("asa", 3)
@@ -79,7 +79,7 @@ def test_train_then_evaluate(train, tmp_path, capsys):
     again += ["--output_file", tmp_path / "scores.json"]
     assert main(list(map(str, again))) == 0
     assert table(capsys.readouterr().out) == expected
-    scores = json.loads((tmp_path / "scores.json").read_text())["results"]
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["results"]
     for split, row in metrics["results"].items():
         assert scores[split] == pytest.approx(row)
 
@@ -100,11 +100,11 @@ def test_every_option_of_asa_and_of_training_arguments_reaches_the_run(train, tm
     assert train(*given, *more, "--quiet") == 0
     out, err = capsys.readouterr()
     assert err == "" and out.startswith("split ")
-    config = json.loads((tmp_path / "run" / "metrics.json").read_text())["config"]
+    config = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["config"]
     assert {name: config["asa"][name] for name in asa} == asa
     expected = {"weight_decay": 0.1, "gradient_accumulation_steps": 2, "max_steps": 1, "report_to": "none"}
     assert config["training"] == expected
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["steps"] == 1
 
 
 def test_a_model_with_the_labels_in_another_order(train, tmp_path, capsys):
@@ -113,10 +113,10 @@ def test_a_model_with_the_labels_in_another_order(train, tmp_path, capsys):
     right = table(capsys.readouterr().out)
     assert float(right["test"].strip("%")) > 60
     file = tmp_path / "run" / "config.json"
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     other = {"id2label": {"0": "positive", "1": "negative"}, "label2id": {"positive": 0, "negative": 1}}
-    file.write_text(json.dumps(config | other))
+    file.write_text(json.dumps(config | other), encoding="utf-8")
     weights = load_file(tmp_path / "run" / "model.safetensors")
     turned = {n: v.flip(0).contiguous() if n.startswith("classifier") else v for n, v in weights.items()}
     save_file(turned, tmp_path / "run" / "model.safetensors", {"format": "pt"})
@@ -184,7 +184,7 @@ def test_unusable_data(train, refused, tmp_path, file, content, words):
     path = tmp_path / "data" / file
     path.unlink()
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     line = refused(train())
     assert all(word in line for word in words), line
     assert not (tmp_path / "run").exists()
@@ -252,7 +252,7 @@ def test_evaluate_refuses(model, refused, tmp_path):
 
 def test_a_failed_notebook_is_1_and_a_missing_one_2(refused, tmp_path, capsys):
     pytest.importorskip("papermill")
-    (tmp_path / "bad.ipynb").write_text("not a notebook")
+    (tmp_path / "bad.ipynb").write_text("not a notebook", encoding="utf-8")
     main = pytest.importorskip("asa_classroom.cli").main
     assert main(["notebooks", str(tmp_path / "bad.ipynb")]) == 1
     assert "bad.ipynb is not a valid notebook" in capsys.readouterr().err

@@ -29,7 +29,9 @@ def sst2(tmp_path):
     """A folder of three tiny files in the format of SST-2: no header, no quoting, `null` is a text."""
     rows = [("a fine film", 1), ("dull", 0), ('the "best', 1), ("null", 0), ("nan", 1), ("no fun at all", 0)]
     for split in ("train", "dev", "test"):
-        (tmp_path / f"{split}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
+        (tmp_path / f"{split}.tsv").write_text(
+            "".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8"
+        )
     return tmp_path
 
 
@@ -42,7 +44,9 @@ def test_corpus_regenerates_byte_for_byte():
 
 
 def test_readme_counts_and_checksums_are_true():
-    table = re.findall(r"\| `(\w+)\.tsv` \| (\d+) \| `(\w{64})` \|", (FOLDER / "README.md").read_text())
+    table = re.findall(
+        r"\| `(\w+)\.tsv` \| (\d+) \| `(\w{64})` \|", (FOLDER / "README.md").read_text(encoding="utf-8")
+    )
     assert tuple(split for split, _, _ in table) == SPLITS
     for split, rows, checksum in table:
         content = (FOLDER / "shortcut" / f"{split}.tsv").read_bytes()
@@ -110,7 +114,9 @@ def test_planted_sst2(sst2):
 
 
 def test_limit_is_balanced_seeded_and_leaves_dev_and_test_alone(sst2):
-    (sst2 / "train.tsv").write_text("".join(f"sentence {i}\t{int(i < 30)}\n" for i in range(100)))
+    (sst2 / "train.tsv").write_text(
+        "".join(f"sentence {i}\t{int(i < 30)}\n" for i in range(100)), encoding="utf-8"
+    )
     first, again, other = (
         data.load("sst2", data_dir=sst2, max_train_samples=21, seed=seed) for seed in (0, 0, 1)
     )
@@ -130,7 +136,7 @@ def test_loading_is_silent_and_leaves_no_files(sst2, capfd):
 
 def test_tokenize(sst2, tmp_path):
     vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nfine\nfilm\ndull")
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nfine\nfilm\ndull", encoding="utf-8")
     tokens = data.tokenize(data.load("sst2", data_dir=sst2), BertTokenizerFast(str(vocabulary)), 4, [1, 0])
     assert tuple(tokens) == ("train", "dev", "test")
     assert tokens["train"].column_names == ["input_ids", "token_type_ids", "attention_mask", "labels"]
@@ -184,7 +190,7 @@ def test_bad_file(sst2, content, message):
     ],
 )
 def test_bad_shortcut_file(tmp_path, content, message):
-    (tmp_path / "train.tsv").write_text(content)
+    (tmp_path / "train.tsv").write_text(content, encoding="utf-8")
     with raises_one_line(InputError, message):
         data.load("shortcut", data_dir=tmp_path)
 
@@ -245,7 +251,7 @@ def test_no_network(tmp_path, monkeypatch, capfd):
 
 
 def hub_file(folder, monkeypatch, lines):
-    (folder / "hub.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "hub.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.delenv("ASA_DATA_DIR", raising=False)
     asked = []
     monkeypatch.setattr(data, "hub_answers", lambda: asked.append(1) or True)

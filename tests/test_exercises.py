@@ -77,7 +77,9 @@ def folder(tmp_path, published):
     lesson = v4.new_notebook(cells=solution_notebook().cells[:2], metadata=solution_notebook().metadata)
     nbformat.write(lesson, tmp_path / "00_lesson.ipynb")
     nbformat.write(solution_notebook(), tmp_path / "solutions" / "ex00.ipynb")
-    (tmp_path / "INSTRUCTORS.md").write_text(f"# Guide\n\n{GUIDE_START}\nold\n{GUIDE_END}\n\nThe end.\n")
+    (tmp_path / "INSTRUCTORS.md").write_text(
+        f"# Guide\n\n{GUIDE_START}\nold\n{GUIDE_END}\n\nThe end.\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -139,7 +141,7 @@ def test_the_command_writes_all_that_follows_and_only_what_changed(folder, capsy
     command = ["exercises", "--source", str(folder / "solutions"), "--output", str(folder / "exercises")]
     assert cli.main(command) == 0
     assert capsys.readouterr().out.endswith("4 of 4 files changed\n")
-    guide = (folder / "INSTRUCTORS.md").read_text()
+    guide = (folder / "INSTRUCTORS.md").read_text(encoding="utf-8")
     assert "**`Both`** Because of what?\n\n> The secret." in guide
     assert "old" not in guide and guide.startswith("# Guide") and guide.endswith("The end.\n")
     for name in ("00_lesson", "solutions/ex00", "exercises/ex00"):
@@ -160,7 +162,7 @@ def test_graded_copies_have_no_badge_and_are_all_that_is_written(folder, name):
 
 
 def test_errors_leave_everything_as_it_was(folder, capsys):
-    (folder / "INSTRUCTORS.md").write_text("no marks")
+    (folder / "INSTRUCTORS.md").write_text("no marks", encoding="utf-8")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = ["exercises", "--source", str(folder / "solutions"), "--output", str(folder / "exercises")]
     assert cli.main(command) == 2
@@ -280,7 +282,7 @@ def test_the_set_up_cell_uses_the_copy_it_stands_in(tmp_path):
     notebooks.mkdir(parents=True)
     (tmp_path / "asa_mini").mkdir()
     for name in ("__init__.py", "wrap.py"):
-        (tmp_path / "asa_mini" / name).write_text("")
+        (tmp_path / "asa_mini" / name).write_text("", encoding="utf-8")
     calls, file = run_set_up(notebooks, install_source())
     assert [call[6] for call in calls] == [f"{tmp_path}[notebooks]"] and file.parent.parent == tmp_path
 

@@ -35,7 +35,7 @@ def graded(tmp_path_factory):
     students, victim, output, temporary = (base / name for name in ("in", "victim", "out", "tmp"))
     for folder in (students / "empty", students / "__MACOSX", victim, temporary):
         folder.mkdir(parents=True)
-    (victim / "kept.txt").write_text("kept")
+    (victim / "kept.txt").write_text("kept", encoding="utf-8")
     good = students / "good" / "assignment" / f"{NAME}.ipynb"
     more = "check.slopes(slopes)\nlater = 1"  # such a cell may define what a later one needs
     homework(good, change=[("slopes-check", more)], after=[("slopes-answer", "assert later == 1")])
@@ -55,10 +55,10 @@ def graded(tmp_path_factory):
     change += [("slopes", "def slopes(theta, eta, c):\n    return 0.0, 0.0")]
     change += [("slopes-check", "check.slopes(slopes)\n1 / 0")]  # the check would have stopped it
     homework(students / f"{FORMULA}.ipynb", steps=["Reversal"], change=change)
-    (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [')
+    (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [', encoding="utf-8")
     empty = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    (students / "stranger.ipynb").write_text(empty)
-    (students / "list.txt").write_text("")
+    (students / "stranger.ipynb").write_text(empty, encoding="utf-8")
+    (students / "list.txt").write_text("", encoding="utf-8")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sandbox, "DISK", 50)
@@ -70,7 +70,7 @@ def graded(tmp_path_factory):
         server.accept()  # nobody has called
     server.close()
     assert list(temporary.iterdir()) == []
-    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+    assert [path.read_text(encoding="utf-8") for path in victim.iterdir()] == ["kept"]
     assert sorted(path.name for path in output.iterdir()) == ["grades.csv", "grades.html"]
     page = (output / "grades.html").read_text(encoding="utf-8")
     with open(output / "grades.csv", encoding="utf-8-sig", newline="") as file:
@@ -148,7 +148,7 @@ def test_page_shows_the_failed_checks_and_the_answers(graded):
 def test_without_a_wall_accidents_are_stopped_and_it_is_said_once(tmp_path, capsys, monkeypatch):
     victim = tmp_path / "victim"
     victim.mkdir()
-    (victim / "kept.txt").write_text("kept")
+    (victim / "kept.txt").write_text("kept", encoding="utf-8")
     bad = accidents(victim, 1, ROOT / "notebooks" / "00_tour.ipynb")
     homework(tmp_path / "in" / "a.ipynb", after=[("slopes", *bad)])
     monkeypatch.setattr(sandbox, "DISK", 50)
@@ -161,7 +161,7 @@ def test_without_a_wall_accidents_are_stopped_and_it_is_said_once(tmp_path, caps
     page = (tmp_path / "out" / "grades.html").read_text(encoding="utf-8")
     for line, error in zip(failed_cells(page), bad.values(), strict=True):
         assert error in line
-    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+    assert [path.read_text(encoding="utf-8") for path in victim.iterdir()] == ["kept"]
 
 
 @pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL)
@@ -169,7 +169,7 @@ def test_wall_hides_a_folder_inside_one_that_is_seen(tmp_path, monkeypatch):
     seen, hidden, home = tmp_path / "seen", tmp_path / "seen" / "in", tmp_path / "home"
     for folder in (hidden, home):
         folder.mkdir(parents=True)
-        (folder / "file").write_text("")
+        (folder / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(seen)))
     code = f"""import os
 print(os.listdir({str(seen)!r}), os.listdir({str(hidden)!r}), os.listdir())
@@ -182,7 +182,7 @@ for place in ("/", "/dev/shm/", {str(seen)!r} + "/", {str(hidden)!r} + "/", {str
 
 
 def test_bubblewrap_that_is_not_allowed_to_work(tmp_path, monkeypatch):
-    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n", encoding="utf-8")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sandbox.missing_wall() == "bubblewrap does not work here: bwrap: No permissions"
@@ -209,7 +209,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not any("cell" in path.read_text() for path in (tmp_path / "tmp").rglob("*.jsonl")):
+    while not any("cell" in path.read_text(encoding="utf-8") for path in (tmp_path / "tmp").rglob("*.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)

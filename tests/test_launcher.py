@@ -50,11 +50,13 @@ def launch(script, *arguments) -> subprocess.CompletedProcess:
 def launched(tmp_path_factory):
     """What both processes saw of one run: (output folder, first process, second process, stdout)."""
     root = tmp_path_factory.mktemp("launch")
-    (root / "run.py").write_text(RUN)
+    (root / "run.py").write_text(RUN, encoding="utf-8")
     folder = tiny_text.save_model(root / "model")
     done = launch(root / "run.py", folder, root / "output")
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((root / f"output.{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (
+        json.loads((root / f"output.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)
+    )
     return root / "output", first, second, done.stdout
 
 
@@ -70,7 +72,7 @@ def test_both_processes_train_one_model(launched):
 def test_one_process_writes_the_run(launched):
     output, first, second, _ = launched
     assert (first["writer"], second["writer"]) == (True, False)
-    written = json.loads((output / "metrics.json").read_text())
+    written = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     assert written["results"] == first["metrics"]["results"] == second["metrics"]["results"]
     assert {"model.safetensors", "asa_adversary.safetensors", "metrics.json"} < {
         p.name for p in output.iterdir()

@@ -18,6 +18,7 @@ ORDER = [
     "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run", "train", "look",
     "bench", "options", "cli", "__main__",
 ]  # fmt: skip
+PACKAGES = ("asa_mini", "asa_classroom", "results", "site", "tests")
 LONGEST = 300  # lines
 # What takes seconds to import, and the method does without.
 HEAVY = {"datasets", "pandas", "sklearn", "scipy", "accelerate", "triton", "matplotlib", "IPython"}
@@ -54,6 +55,23 @@ def place(module: str) -> int | None:
     parts = module.split(".")[1:]
     names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     return next((ORDER.index(name) for name in names if name in ORDER), None)
+
+
+def nameless(tree: ast.AST) -> list[int]:
+    """Lines that read or write text in whatever encoding the machine has: on Windows, not UTF-8."""
+    found = []
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(node.func, "attr", getattr(node.func, "id", None))
+        if name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute):
+            named = len(node.args) > (name == "write_text")  # after the text, if there is one
+        elif name == "open" and isinstance(node.func, ast.Name):
+            mode = [*node.args[1:2], *(x.value for x in node.keywords if x.arg == "mode")]
+            named = any("b" in x.value for x in mode if isinstance(x, ast.Constant))
+        else:
+            continue
+        if not named and all(x.arg != "encoding" for x in node.keywords):
+            found.append(node.lineno)
+    return found
 
 
 def faults(root: Path) -> list[str]:
@@ -126,6 +144,16 @@ def test_a_planted_fault_is_found(tmp_path, files, expected):
         (tmp_path / name).write_text(text, encoding="utf-8")
     found = faults(tmp_path)
     assert all(fault in found for fault in expected) and (found == []) == (expected == [])
+
+
+def test_text_is_read_and_written_in_a_named_encoding():
+    planted = (
+        "open(a)\nopen(a, 'rb')\na.read_text()\na.read_text('utf-8')\na.write_text(b)\nopen(a, mode='w')"
+    )
+    assert nameless(ast.parse(planted)) == [1, 3, 5, 6]
+    files = [path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
+    found = {str(path): nameless(ast.parse(path.read_bytes())) for path in files}
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize("use", ["import asa_mini", "from asa_mini.cli import main; main(['--help'])"])

@@ -42,10 +42,10 @@ def command_line(*arguments):
 def wait_for_pid(folder, seconds=120):
     """Return the id of the kernel process, once the cell `SLEEP` has written it."""
     deadline = time.monotonic() + seconds
-    while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+    while not ((folder / "pid").exists() and (folder / "pid").read_text(encoding="utf-8")):
         assert time.monotonic() < deadline, "the kernel never reached its cell"
         time.sleep(0.05)
-    return int((folder / "pid").read_text())
+    return int((folder / "pid").read_text(encoding="utf-8"))
 
 
 def assert_gone(pid, seconds=60):
@@ -63,7 +63,7 @@ def test_success_writes_a_clean_notebook_and_html(tmp_path, monkeypatch):
     decoy = tmp_path / "jupyter" / "kernels" / "python3"  # another "python3" that a user has installed
     decoy.mkdir(parents=True)
     spec = {"argv": ["false"], "display_name": "x", "language": "python"}
-    (decoy / "kernel.json").write_text(json.dumps(spec))
+    (decoy / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("MPLBACKEND", "agg")
     path = write_notebook(
@@ -74,7 +74,7 @@ def test_success_writes_a_clean_notebook_and_html(tmp_path, monkeypatch):
     )
     output = tmp_path / "out {braces}" / "a.ipynb"
     output.parent.mkdir()
-    (output.parent / "a.failed.ipynb").write_text("of an earlier run")
+    (output.parent / "a.failed.ipynb").write_text("of an earlier run", encoding="utf-8")
 
     seconds = notebooks.run_notebook(path, output, {"steps": 7, "rate": 2}, timeout=60)
 
@@ -87,9 +87,9 @@ def test_success_writes_a_clean_notebook_and_html(tmp_path, monkeypatch):
     assert executed.cells[3].outputs[0].text == f"7 a 2 in {{braces}} {sys.executable}\n"
     assert "image/png" in executed.cells[4].outputs[0].data
     assert executed.cells[5].outputs[0].text == "1 false\n"
-    text = output.read_text()
+    text = output.read_text(encoding="utf-8")
     assert "papermill" not in text and "iopub" not in text and "start_time" not in text
-    assert "data:image/png;base64" in (output.parent / "a.html").read_text()
+    assert "data:image/png;base64" in (output.parent / "a.html").read_text(encoding="utf-8")
 
 
 OLD_IPYTHON = int(importlib.metadata.version("ipython").split(".")[0]) < 9
@@ -115,7 +115,7 @@ def test_failing_cell(cell, tag, cause, tmp_path):
     before = path.read_bytes()
     output = tmp_path / "a.ipynb"
     for stale in ("a.ipynb", "a.html"):
-        (tmp_path / stale).write_text("of an earlier run")
+        (tmp_path / stale).write_text("of an earlier run", encoding="utf-8")
     with pytest.raises(NotebookError) as caught:
         notebooks.run_notebook(path, output, timeout=10, write_back=True)
     message = str(caught.value)
@@ -140,11 +140,11 @@ def test_cell_numbers_ignore_the_injected_cell(tmp_path):
 
 def test_write_back_is_stable(tmp_path):
     path = write_notebook(tmp_path / "in" / "a.ipynb", "steps + 1", "", "print('done')")
-    (tmp_path / "in" / "other.txt").write_text("kept")
+    (tmp_path / "in" / "other.txt").write_text("kept", encoding="utf-8")
     texts = []
     for _ in range(2):
         assert command_line(path, "--in-place", "--output", tmp_path / "out") == 0
-        texts.append(path.read_text())
+        texts.append(path.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
     stored = nbformat.reads(texts[0], as_version=4)
     assert [cell.get("execution_count") for cell in stored.cells] == [1, None, 2, None, 3]
@@ -250,7 +250,7 @@ def test_parameters_must_be_literals(source, tmp_path):
 @pytest.mark.parametrize("text", ["not json", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', "[]"])
 def test_invalid_file(text, tmp_path):
     path = tmp_path / "a.ipynb"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(NotebookError, match=r"a\.ipynb"):
         notebooks.run_notebook(path, tmp_path / "out" / "a.ipynb")
 
@@ -316,7 +316,7 @@ def test_ctrl_c_in_a_terminal(tmp_path):
 def test_termination_keeps_the_earlier_output(tmp_path):
     path = write_notebook(tmp_path / "in" / "a.ipynb", SLEEP)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.ipynb").write_text("of an earlier run")
+    (tmp_path / "out" / "a.ipynb").write_text("of an earlier run", encoding="utf-8")
     pids = []
 
     def terminate():
@@ -329,5 +329,7 @@ def test_termination_keeps_the_earlier_output(tmp_path):
     assert command_line(path, "--output", tmp_path / "out") == 130
     killer.join()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["of an earlier run"]
+    assert [file.read_text(encoding="utf-8") for file in (tmp_path / "out").iterdir()] == [
+        "of an earlier run"
+    ]
     assert_gone(pids[0])

@@ -21,7 +21,7 @@ class Case:
     """A wrapped model with the case's weights, its batch, and what the authors' code answered."""
 
     def __init__(self, folder: Path, joint: bool, backend: str = "reference"):
-        self.case = json.loads((folder / "case.json").read_text())
+        self.case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         self.batch = load_file(folder / "inputs.safetensors")
         self.expected = load_file(folder / "expected.safetensors")
         family, config = self.case["model"], self.case["config"]

@@ -47,17 +47,17 @@ def test_relative_folder_starts_at_the_project_root(ax, tmp_path, monkeypatch):
 
 
 def test_a_failed_save_keeps_the_old_picture(ax, tmp_path, monkeypatch):
-    (tmp_path / "line.png").write_text("old")
+    (tmp_path / "line.png").write_text("old", encoding="utf-8")
 
     def half_written(path, content):
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
         raise OSError("disk full")
 
     monkeypatch.setattr(plots.Path, "write_bytes", half_written)
     with pytest.raises(OSError, match="disk full"):
         plots.save_figure(ax.figure, "line", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["line.png"]
-    assert (tmp_path / "line.png").read_text() == "old"
+    assert (tmp_path / "line.png").read_text(encoding="utf-8") == "old"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden"])

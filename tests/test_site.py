@@ -185,8 +185,8 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("old", "new", "said"), [("", "", None), *DAMAGE])
 def test_damage_is_noticed(tmp_path, old, new, said):
-    (tmp_path / "a.html").write_text(GOOD.replace(old, new))
-    (tmp_path / "b.html").write_text('<html><body><p id="x">b</p></body></html>')
+    (tmp_path / "a.html").write_text(GOOD.replace(old, new), encoding="utf-8")
+    (tmp_path / "b.html").write_text('<html><body><p id="x">b</p></body></html>', encoding="utf-8")
     (tmp_path / "f.png").touch()
     assert complaints(read_site(tmp_path), tmp_path) == ([f"a.html: {said}"] if said else [])
 
@@ -202,7 +202,9 @@ def test_damage_is_noticed(tmp_path, old, new, said):
     ],
 )
 def test_a_bad_page_is_noticed_in_the_browser(browser, tmp_path, body, said):
-    (tmp_path / "bad.html").write_text(f"<!doctype html><meta charset=utf-8><body>{body}</body>")
+    (tmp_path / "bad.html").write_text(
+        f"<!doctype html><meta charset=utf-8><body>{body}</body>", encoding="utf-8"
+    )
     reader = Visitor(browser, tmp_path, **PHONE)
     reader.visit(tmp_path / "bad.html").wait_for_timeout(500)
     reader.context.close()
@@ -232,7 +234,7 @@ def test_a_figure_without_a_description_fails_the_build(conf, tmp_path):
 
     def store(metadata):
         output = {"data": {"image/png": ""}, "metadata": metadata}
-        path.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}))
+        path.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}), encoding="utf-8")
 
     store({"image/png": {"alt": "A line."}})
     conf["describe_figures"](app, page)

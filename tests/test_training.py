@@ -96,7 +96,7 @@ def test_same_seed_repeats_to_the_last_digit_and_another_does_not(run, finished)
     result, output = finished
     again = run("asa")
     assert untimed(again.metrics) == untimed(result.metrics)
-    written = json.loads((output / "metrics.json").read_text())
+    written = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     assert untimed(written) == {**untimed(result.metrics), "files": written["files"]}
     other = run("asa", seed=1)
     assert [r["loss"] for r in other.metrics["terms"]] != [r["loss"] for r in again.metrics["terms"]]

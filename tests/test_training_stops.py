@@ -149,7 +149,7 @@ def test_bf16_leaves_no_autocast_on_the_model(run):
 def test_overwrite_loses_nothing_before_the_new_run_is_complete(run, tmp_path):
     output = tmp_path / "run"
     first = run("asa", output).metrics
-    (output / "notes.txt").write_text("mine")
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
     before = {p.name: p.read_bytes() for p in output.iterdir()}
     with pytest.raises(OutputExistsError, match=r"already holds a run; .*--overwrite"):
         run("naive", output)
@@ -159,20 +159,24 @@ def test_overwrite_loses_nothing_before_the_new_run_is_complete(run, tmp_path):
         run("naive", output, overwrite=True, callbacks=[At(2, interrupt)])
     assert {p.name: p.read_bytes() for p in output.iterdir()} == before
     second = run("naive", output, overwrite=True).metrics
-    assert json.loads((output / "metrics.json").read_text())["config"] == second["config"] != first["config"]
+    assert (
+        json.loads((output / "metrics.json").read_text(encoding="utf-8"))["config"]
+        == second["config"]
+        != first["config"]
+    )
     # Adversaries of the old run would be taken for the new one's.
     assert {p.name for p in output.iterdir()} == set(before) - {
         "asa_adversary.json",
         "asa_adversary.safetensors",
     }
-    assert (output / "notes.txt").read_text() == "mine"
+    assert (output / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "metrics.json"])
 def test_a_folder_that_is_not_a_run_is_refused_even_with_overwrite(run, tmp_path, name):
-    (tmp_path / name).write_text("{}")
+    (tmp_path / name).write_text("{}", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="files that are not a run"):
         run("naive", tmp_path, overwrite=True)
     with pytest.raises(OutputExistsError, match="is a file"):
         run("naive", tmp_path / name, overwrite=True)
-    assert (tmp_path / name).read_text() == "{}"
+    assert (tmp_path / name).read_text(encoding="utf-8") == "{}"

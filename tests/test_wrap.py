@@ -312,8 +312,8 @@ def test_a_wrapped_model_can_be_saved(tmp_path):
     assert torch.equal(other(**inputs).adversarial_logits, model(**inputs).adversarial_logits)
 
     model.unwrap().save_pretrained(tmp_path)
-    assert "asa" not in (tmp_path / "config.json").read_text()
-    config = json.loads((tmp_path / "config.json").read_text())
+    assert "asa" not in (tmp_path / "config.json").read_text(encoding="utf-8")
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert not any("attn_implementation" in name for name in config)
     plain = load_file(tmp_path / "model.safetensors")
     assert plain.keys() == {n.removeprefix("model.") for n in saved if n.startswith("model.")}

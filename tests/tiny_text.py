@@ -60,7 +60,7 @@ def write_files(folder) -> str:
     folder.mkdir(exist_ok=True)
     for split, rows in dataset().items():
         lines = (f"{row['text']}\t{row['label']}\n" for row in rows)
-        (folder / f"{split}.tsv").write_text("".join(lines))
+        (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
     return str(folder)
 
 

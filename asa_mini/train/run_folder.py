@@ -54,7 +54,7 @@ def load_adversaries(model, folder: str | Path) -> AsaModel:
         if not (folder / name).is_file():
             raise DataFileError(f"{folder} holds no {name}; was it written by `python -m asa_mini train`?")
     try:
-        config = AsaConfig(**json.loads((folder / ADVERSARY_CONFIG).read_text()))
+        config = AsaConfig(**json.loads((folder / ADVERSARY_CONFIG).read_text(encoding="utf-8")))
         weights = load_file(folder / ADVERSARY_WEIGHTS)
     except (TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"the adversaries in {folder} cannot be read: {error}") from error
@@ -145,7 +145,9 @@ def _lies_in(resume: str | None, folder: Path) -> bool:
 def _files_of_run(output: Path) -> list[str] | None:
     """Names of the files, without metrics.json, of the finished run in `output`; None if there is none."""
     try:
-        return [Path(name).name for name in json.loads((output / METRICS).read_text())["files"]]
+        return [
+            Path(name).name for name in json.loads((output / METRICS).read_text(encoding="utf-8"))["files"]
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
