@@ -179,8 +179,7 @@ def test_the_log_shows_the_loss_without_the_pay_and_layers_by_number(run):
 
 
 def test_environment_names_the_accelerator(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("mps"))
     assert environment()["device"] == "MPS"
     assert environment(torch.device("cpu"))["device"].startswith("CPU, ")
 
@@ -207,8 +206,16 @@ def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd, monkeypatch, term
         ("dev", {"text": [], "label": []}, "split 'dev' is empty"),
         ("train", {"text": ["a film", None], "label": [0, 1]}, "row 1: the text is None"),
         ("train", {"text": [3, 4], "label": [0, 1]}, "row 0: the text is 3"),
-        ("test", {"text": ["a film", "a cast"], "label": [0, 2]}, r"row 1: label 2 is not in 0\.\.1"),
-        ("train", {"text": ["a film", "a cast"], "label": [False, True]}, "row 0: label False is no number"),
+        (
+            "test",
+            {"text": ["a film", "a cast"], "label": [0, 2]},
+            r"row 1: label 2 is not an integer in 0\.\.1",
+        ),
+        (
+            "train",
+            {"text": ["a film", "a cast"], "label": [False, True]},
+            "row 0: label False is not an integer",
+        ),
     ],
 )
 def test_unusable_data_raises_from_python(run, tmp_path, split, rows, message):

@@ -13,6 +13,7 @@ import torch
 from datasets import DatasetDict
 from torch import nn
 from transformers import (
+    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -22,31 +23,23 @@ from transformers import (
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from asa_mini.errors import InputError, NonFiniteLossError
-from asa_mini.train.baselines import Prior, attention_prior
-from asa_mini.train.config import METHODS, PRIORS, TrainConfig
-from asa_mini.train.data import label_names, tokenize
+from asa_mini.train.baselines import attention_prior
+from asa_mini.train.config import PRIORS, TrainConfig
+from asa_mini.train.data import label_names
 from asa_mini.train.evaluation import (
-    CheckedPadding,
     accuracy,
-    check_dataset,
     check_max_length,
     evaluate,
     evaluate_splits,
     given_back,
+    model_inputs,
 )
-from asa_mini.train.models import align_labels, name_labels, quiet_transformers
-from asa_mini.train.run_folder import (
-    check_output,
-    environment,
-    finish_run,
-    last_checkpoint,
-    start_run,
-    training_folder,
-)
+from asa_mini.train.models import name_labels, quiet_transformers
+from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
 
-__all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
+__all__ = ["TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
 
 
 @dataclass
@@ -103,9 +96,7 @@ def train(
     """
     # 1. Options: what can be refused is refused before anything is loaded or written.
     output, resume = output and Path(output), config.training.get("resume_from_checkpoint")
-    if output:
-        check_output(output, overwrite, resume)
-    with _process_restored(), training_folder(output) as folder:
+    with _process_restored(), training_folder(output, overwrite, resume) as folder:
         bar = progress and sys.stderr.isatty()  # in a file: lines, no bar
         arguments = config.training_arguments(str(folder), keep=output is not None, progress=bar)
         arguments.load_best_model_at_end = False  # done in _metrics, once the last weights are measured
@@ -115,11 +106,8 @@ def train(
         # 2. Data and model
         set_seed(config.seed)
         model, tokenizer = load()
-        check_max_length(model, config.max_seq_length)
-        check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
-        names = label_names(dataset)
-        name_labels(model.config, names)
-        tokens = tokenize(dataset, tokenizer, config.max_seq_length, align_labels(model.config, names))
+        tokens = model_inputs(dataset, model, tokenizer, config.max_seq_length, needed=("train", "dev"))
+        name_labels(model.config, label_names(dataset))
 
         with given_back(model), _under(config, model) as player, quiet_transformers():
             # 3. Trainer
@@ -129,7 +117,7 @@ def train(
                 train_dataset=tokens["train"],
                 eval_dataset=tokens["dev"],
                 processing_class=tokenizer,
-                data_collator=CheckedPadding(tokenizer),
+                data_collator=DataCollatorWithPadding(tokenizer),
                 compute_metrics=accuracy,
                 callbacks=[clock := StepClock(), *callbacks],
                 adversary_learning_rate=config.adversary_learning_rate,
@@ -177,7 +165,7 @@ class StepClock(TrainerCallback):
 def _under(config: TrainConfig, model: PreTrainedModel) -> Iterator[nn.Module]:
     """What the Trainer trains under the method of `config`; afterwards `model` is plain again."""
     if config.method in PRIORS:
-        with attention_prior(model, Prior(config.method, config.strength)):
+        with attention_prior(model, config.method, config.strength):
             yield model
     elif config.method == "naive":
         yield model
@@ -199,8 +187,7 @@ def _process_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in os.environ.keys() - variables.keys():
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(variables)
         cudnn.deterministic, cudnn.benchmark = flags
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
@@ -256,26 +243,23 @@ def train_adversary(
 
 
 def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seconds: list[float]) -> dict:
-    by_epoch = [
-        {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
-        for row in trainer.state.log_history
-        if "eval_loss" in row
-    ]
-    pace, results = median(seconds or [0.0]), {"results": evaluate_splits(trainer, tokens)}
+    state, pace = trainer.state, median(seconds or [0.0])
+    evaluations = [row for row in state.log_history if "eval_loss" in row]
+    results = {"results": evaluate_splits(trainer, tokens)}
     if config.load_best_model_at_end:
-        step = trainer.state.best_global_step
-        epochs = [
-            row["epoch"] for row in trainer.state.log_history if row["step"] == step and "eval_loss" in row
-        ]
-        results |= {"results_last": results["results"], "best_epoch": epochs[0]}
-        if step != trainer.state.global_step:
+        (epoch,) = (row["epoch"] for row in evaluations if row["step"] == state.best_global_step)
+        results |= {"results_last": results["results"], "best_epoch": epoch}
+        if state.best_global_step != state.global_step:
             trainer._load_best_model()
             results["results"] = evaluate_splits(trainer, tokens)
     return {
         "config": asdict(config),
         "rows": {split: len(rows) for split, rows in tokens.items()},
-        "steps": trainer.state.global_step,
-        "by_epoch": by_epoch,
+        "steps": state.global_step,
+        "by_epoch": [
+            {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
+            for row in evaluations
+        ],
         **results,
         "terms": trainer.terms,
         "seconds_per_step": pace,

@@ -76,21 +76,21 @@ class AsaTrainer(Trainer):
         self._logged, self._warned = 0, False
 
     def _check(self) -> None:
+        gpus, started = self.args.n_gpu, int(os.environ.get("WORLD_SIZE", 1))
         missing = [name for name in NEEDED if not hasattr(Trainer, name) and name not in vars(self)]
         if missing:
             raise InputError(
                 f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none: "
                 "pip install 'transformers>=5.17,<5.24'"
             )
-        if self.args.n_gpu > 1:
+        if gpus > 1:
             raise InputError(
-                f"{self.args.n_gpu} GPUs without a launcher would share one adversary (DataParallel): run "
-                f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
-                "or set CUDA_VISIBLE_DEVICES=0"
+                f"{gpus} GPUs without a launcher would share one adversary (DataParallel): run `torchrun "
+                f"--nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
             )
-        if self.args.world_size < (processes := int(os.environ.get("WORLD_SIZE", 1))):
+        if self.args.world_size < started:
             raise InputError(
-                f"{processes} processes were started, but each would train a model of its own: without a GPU "
+                f"{started} processes were started, but each would train a model of its own: without a GPU "
                 "TrainingArguments need use_cpu=True to join them"
             )
         if self._asa_model() is None:
@@ -125,10 +125,10 @@ class AsaTrainer(Trainer):
         if asa is not None and model.training:
             # Trainer divides a loss by the accumulation steps, but leaves that of a compute_loss_func alone.
             steps = 1 if self.compute_loss_func is None else self.current_gradient_accumulation_steps
-            task, divergence = loss, outputs.divergence / steps
+            divergence = outputs.divergence / steps
             pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
-            loss = task + asa.asa_config.alpha * divergence
-            terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
+            terms = dict(zip(TERMS, (loss, divergence, pay), strict=True))
+            terms["loss"] = loss = loss + asa.asa_config.alpha * divergence
             # The pay's gradient is the adversaries' alone. Its value, a thousand times the rest, stays out.
             loss = loss + (pay - pay.detach())
         if model.training:
@@ -175,9 +175,8 @@ class AsaTrainer(Trainer):
         finally:
             for p in adversary:
                 p.requires_grad_(True)
-        decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
-        for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
-            if parameters:
+        for matrices, decay in ((True, self.args.weight_decay), (False, 0.0)):
+            if parameters := [p for p in adversary if (p.ndim > 1) == matrices]:
                 group = {"params": parameters, "lr": self.adversary_learning_rate, "weight_decay": decay}
                 optimizer.add_param_group(group)
         return optimizer
@@ -204,9 +203,10 @@ class AsaTrainer(Trainer):
         """Adds the means of the terms since the last log; warns once of adversaries that play no game."""
         fresh = self.terms[self._logged :] if "loss" in logs else []
         self._logged += len(fresh)
-        means, shares = self._means(fresh or self.terms[-10:])
-        if fresh:
-            logs = {**logs, **means, **{f"kept_share_{layer}": share for layer, share in shares.items()}}
+        if fresh:  # Trainer logs the loss itself
+            logs = {**logs, **{name: fmean(r[name] for r in fresh) for name in TERMS if name in fresh[0]}}
+            logs |= {f"kept_share_{layer}": share for layer, share in self._kept_shares(fresh).items()}
+        shares = self._kept_shares(fresh or self.terms[-10:])
         idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
         # At once where no layer has an opponent, at the end where some have none.
         if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
@@ -221,15 +221,13 @@ class AsaTrainer(Trainer):
                 )
         super().log(logs, start_time)
 
-    def _means(self, records: list[dict]) -> tuple[dict, dict]:
-        """Means of the terms without the loss, which Trainer logs itself, and of the kept shares by layer."""
-        names = [name for name in TERMS if records and name in records[0]]
-        means = {name: fmean(record[name] for record in records) for name in names}
+    def _kept_shares(self, records: list[dict]) -> dict[int, float]:
+        """Means by layer."""
         shares = list(map(fmean, zip(*(record.get("kept_share", []) for record in records), strict=True)))
         layers = sorted(int(key) for key in self._asa_model().adversaries) if shares else []
         # ALBERT calls one layer many times; there each call has its own share.
         layers = layers if len(layers) == len(shares) else range(len(shares))
-        return means, dict(zip(layers, shares, strict=True))
+        return dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)  # the plain model's checkpoint
