@@ -152,7 +152,7 @@ def _measurement(command: Callable[[argparse.Namespace], dict]) -> Callable[[arg
 
 @_measurement
 def _evaluate(arguments: argparse.Namespace) -> dict:
-    from asa_mini.train.run import evaluate
+    from asa_mini.train.evaluation import evaluate
 
     dataset, load_model = _load(arguments)
     sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length, not arguments.quiet

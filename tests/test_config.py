@@ -35,7 +35,7 @@ def test_training_arguments_of_a_run(tmp_path):
     assert arguments.report_to == [] and arguments.train_sampling_strategy == "group_by_length"
     with pytest.raises(InputError, match=r"TrainingArguments refuses these options: .*nonsense"):
         TrainConfig(training={"eval_strategy": "nonsense"}).training_arguments(str(tmp_path))
-    with pytest.raises(InputError, match="refuses these options: .* argument 'weight_dekay'"):
+    with pytest.raises(InputError, match=r"refuses these options: .* argument 'weight_dekay'"):
         TrainConfig(training={"weight_dekay": 0.1}).training_arguments(str(tmp_path))
     with pytest.raises(InputError, match="report_to: nonsense is unknown or not installed"):
         TrainConfig(training={"report_to": "nonsense"}).training_arguments(str(tmp_path))

@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError, InputError
+from asa_mini.train.evaluation import evaluate
 from asa_mini.train.models import load_model
-from asa_mini.train.run import TrainConfig, environment, evaluate
-from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.run import TrainConfig
+from asa_mini.train.run_folder import environment, load_adversaries
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
 
@@ -136,7 +137,7 @@ def test_adversaries_round_trip(finished, run, folder, tmp_path):
     wrapped = load_adversaries(trained, output)
     assert (wrapped.asa_config.temperature, wrapped.asa_config.layers) == (0.3, [0, 1])
     fresh = load_model(folder)[0]
-    with pytest.raises(DataFileError, match="holds no asa_adversary"):
+    with pytest.raises(DataFileError, match="holds no adversaries"):
         load_adversaries(fresh, folder)
     narrow, _ = load_model(tiny_text.save_model(tmp_path / "narrow", hidden_size=16))
     with pytest.raises(InputError, match="do not fit this model"):

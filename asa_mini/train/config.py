@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal, get_args
@@ -88,7 +89,7 @@ class TrainConfig:
 
         Args:
             keep: save after every epoch, so that a run that is stopped leaves something.
-            progress: show bars and log lines.
+            progress: show bars, if stderr is a terminal.
 
         Raises:
             InputError: transformers refuses a name, a value or a combination of them.
@@ -113,7 +114,8 @@ class TrainConfig:
         }
         known = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
         own = {name: value for name, value in vars(self).items() if name in known}
-        given = {**defaults, **self.training, **own, "disable_tqdm": not progress}
+        # A bar in a file cannot be read.
+        given = {**defaults, **self.training, **own, "disable_tqdm": not (progress and sys.stderr.isatty())}
         try:
             arguments = transformers.TrainingArguments(folder, **given)
         except (ValueError, TypeError, ImportError) as error:

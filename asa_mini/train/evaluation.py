@@ -1,19 +1,23 @@
 """Accuracy of a text classifier on every split of a dataset, and the checks of what goes into a model."""
 
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-import transformers
 from datasets import DatasetDict
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
 
 from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
+from asa_mini.train.config import TrainConfig
 from asa_mini.train.data import check_dataset, label_names, tokenize
 from asa_mini.train.models import align_labels
 
@@ -37,22 +41,16 @@ def evaluate(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}")
     tokens = model_inputs(dataset, model, tokenizer, max_length)
+    options = {"per_device_eval_batch_size": batch_size, "eval_strategy": "no"}
     with tempfile.TemporaryDirectory() as scratch, given_back(model):
         trainer = Trainer(
             model=model,
-            args=transformers.TrainingArguments(
-                scratch,
-                per_device_eval_batch_size=batch_size,
-                train_sampling_strategy="group_by_length",
-                dataloader_pin_memory=torch.cuda.is_available(),
-                report_to="none",
-                disable_tqdm=not (progress and sys.stderr.isatty()),  # a bar in a file cannot be read
-            ),
+            args=TrainConfig(training=options).training_arguments(scratch, keep=False, progress=progress),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=accuracy,
         )
-        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.remove_callback(PrinterCallback)
         return evaluate_splits(trainer, tokens)
 
 

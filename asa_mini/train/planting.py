@@ -49,7 +49,8 @@ def plant_shortcut(
     Raises:
         InputError: an argument is outside the ranges above.
     """
-    _check_lengths(texts, labels=labels)
+    if len(texts) != len(labels):
+        raise InputError(f"there are {len(texts)} texts but {len(labels)} labels; give one for each text")
     if not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:  # NaN fails the comparison too
         raise InputError(f"agreement is {agreement!r}; give a share of the texts, a number from 0 to 1")
     if len(words) != 2 or words[0] == words[1] or any(len(word.split()) != 1 for word in words):
@@ -77,7 +78,8 @@ def remove_shortcut(texts: Sequence[str], positions: Sequence[int]) -> list[str]
     Raises:
         InputError: the lengths differ, or a text has no planted word at its position.
     """
-    _check_lengths(texts, positions=positions)
+    if len(texts) != len(positions):
+        raise InputError(f"there are {len(texts)} texts but {len(positions)} positions; give one for each")
     originals = []
     for row, (text, position) in enumerate(zip(texts, positions, strict=True), start=1):
         tokens = list(_TOKEN.finditer(text))
@@ -86,9 +88,3 @@ def remove_shortcut(texts: Sequence[str], positions: Sequence[int]) -> list[str]
         start, end = tokens[position].span()
         originals.append(text[: start - 1] + text[end:])  # the word went in with the space before it
     return originals
-
-
-def _check_lengths(texts: Sequence[str], **others: Sequence[int]) -> None:
-    for name, values in others.items():
-        if len(texts) != len(values):
-            raise InputError(f"there are {len(texts)} texts but {len(values)} {name}; give one for each text")

@@ -1,7 +1,6 @@
 """Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +28,6 @@ from asa_mini.train.data import label_names
 from asa_mini.train.evaluation import (
     accuracy,
     check_max_length,
-    evaluate,
     evaluate_splits,
     given_back,
     model_inputs,
@@ -38,8 +36,6 @@ from asa_mini.train.models import name_labels, quiet_transformers
 from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
 from asa_mini.wrap import AsaConfig, AsaModel, wrap
-
-__all__ = ["TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
 
 
 @dataclass
@@ -97,8 +93,7 @@ def train(
     # 1. Options: what can be refused is refused before anything is loaded or written.
     output, resume = output and Path(output), config.training.get("resume_from_checkpoint")
     with _process_restored(), training_folder(output, overwrite, resume) as folder:
-        bar = progress and sys.stderr.isatty()  # in a file: lines, no bar
-        arguments = config.training_arguments(str(folder), keep=output is not None, progress=bar)
+        arguments = config.training_arguments(str(folder), keep=output is not None, progress=progress)
         arguments.load_best_model_at_end = False  # done in _metrics, once the last weights are measured
         if arguments.world_size > 1 and not output:
             raise InputError("several processes need one folder to train in: give train an output folder")

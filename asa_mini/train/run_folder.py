@@ -49,13 +49,12 @@ def load_adversaries(model, folder: str | Path) -> AsaModel:
     Raises:
         DataFileError: `folder` holds no adversaries. InputError: they cannot be read or do not fit the model.
     """
-    for name in (ADVERSARY_CONFIG, ADVERSARY_WEIGHTS):
-        if not Path(folder, name).is_file():
-            raise DataFileError(f"{folder} holds no {name}; was it written by `python -m asa_mini train`?")
     try:
         config = AsaConfig(**json.loads(Path(folder, ADVERSARY_CONFIG).read_text()))
         weights = load_file(Path(folder, ADVERSARY_WEIGHTS))
-    except (TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except FileNotFoundError as error:
+        raise DataFileError(f"{folder} holds no adversaries; was it written by asa_mini?") from error
+    except (TypeError, ValueError, SafetensorError) as error:
         raise InputError(f"the adversaries in {folder} cannot be read: {error}") from error
     wrapped = wrap(model, config)
     try:
@@ -100,9 +99,8 @@ def _check_output(output: Path, replace: bool) -> None:
         raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
     if not replace:
         what = "what a stopped run left" if unfinished else "a run"
-        raise OutputExistsError(
-            f"{output} already holds {what}; choose another folder, or pass --overwrite_output_dir"
-        )
+        way = "choose another folder, or pass --overwrite_output_dir"
+        raise OutputExistsError(f"{output} already holds {what}; {way}")
 
 
 def start_run(folder: Path, resume: str | None) -> None:

@@ -79,29 +79,25 @@ class AsaTrainer(Trainer):
         gpus, started = self.args.n_gpu, int(os.environ.get("WORLD_SIZE", 1))
         missing = [name for name in NEEDED if not hasattr(Trainer, name) and name not in vars(self)]
         if missing:
-            raise InputError(
-                f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none: "
-                "pip install 'transformers>=5.17,<5.24'"
-            )
+            need = f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none"
+            raise InputError(f"{need}: pip install 'transformers>=5.17,<5.24'")
         if gpus > 1:
+            way = (
+                f"run `torchrun --nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
+            )
             raise InputError(
-                f"{gpus} GPUs without a launcher would share one adversary (DataParallel): run `torchrun "
-                f"--nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
+                f"{gpus} GPUs without a launcher would share one adversary (DataParallel): {way}"
             )
         if self.args.world_size < started:
-            raise InputError(
-                f"{started} processes were started, but each would train a model of its own: without a GPU "
-                "TrainingArguments need use_cpu=True to join them"
-            )
+            way = "without a GPU, TrainingArguments need use_cpu=True to join them"
+            raise InputError(f"{started} processes were started, but each would train its own model: {way}")
         if self._asa_model() is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("ASA trains on several devices by DDP (torchrun), not by FSDP or DeepSpeed")
         if self.optimizer is not None and self.adversary_learning_rate is not None:
-            raise InputError(
-                "optimizers= and adversary_learning_rate exclude each other: give your optimizer a group "
-                "with the adversaries' rate"
-            )
+            way = "give your optimizer a group with the adversaries' rate"
+            raise InputError(f"optimizers= and adversary_learning_rate exclude each other: {way}")
 
     def _asa_model(self) -> AsaModel | None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
