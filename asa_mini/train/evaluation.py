@@ -7,13 +7,7 @@ from contextlib import contextmanager
 from datasets import DatasetDict
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
@@ -47,20 +41,13 @@ def evaluate(
             model=model,
             args=TrainConfig(training=options).training_arguments(scratch, keep=False, progress=progress),
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=accuracy,
         )
         trainer.remove_callback(PrinterCallback)
         return evaluate_splits(trainer, tokens)
 
 
-def model_inputs(
-    dataset: DatasetDict,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    needed: Sequence[str] = (),
-) -> DatasetDict:
+def model_inputs(dataset: DatasetDict, model, tokenizer, max_length: int, needed: Sequence[str] = ()):
     """What `tokenize` returns, with the model's own numbers of the labels; InputError if it has no use."""
     check_max_length(model, max_length)
     check_dataset(dataset, model.config.num_labels, needed)

@@ -11,14 +11,7 @@ from statistics import median
 import torch
 from datasets import DatasetDict
 from torch import nn
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from asa_mini.errors import InputError, NonFiniteLossError
@@ -44,13 +37,12 @@ class TrainResult:
 
     Attributes:
         model: the trained plain model, in evaluation mode. tokenizer: its tokenizer.
-        trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
-        metrics: as in metrics.json. config; rows (per split); steps; by_epoch (epoch, dev_loss,
-            dev_accuracy);
-            results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
+        metrics: as in metrics.json; config; rows (per split); steps; by_epoch (epoch, dev_loss,
+            dev_accuracy); results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
             seconds_per_step (median), steps_per_second, train_seconds (sum of the steps); processes; and
             `environment`. With `load_best_model_at_end` also best_epoch and results_last, the results of the
             weights after the last step, so that one run gives both rows of a table.
+        trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
     """
 
     model: PreTrainedModel
@@ -112,7 +104,6 @@ def train(
                 train_dataset=tokens["train"],
                 eval_dataset=tokens["dev"],
                 processing_class=tokenizer,
-                data_collator=DataCollatorWithPadding(tokenizer),
                 compute_metrics=accuracy,
                 callbacks=[clock := StepClock(), *callbacks],
                 adversary_learning_rate=config.adversary_learning_rate,
@@ -177,15 +168,14 @@ def _process_restored() -> Iterator[None]:
     """Undo what TrainingArguments and Trainer set for the whole process: variables, and determinism."""
     variables, cudnn = dict(os.environ), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.get_deterministic_debug_mode()
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(variables)
         cudnn.deterministic, cudnn.benchmark = flags
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
 
 
 def train_adversary(
@@ -224,8 +214,8 @@ def train_adversary(
         players = list(wrapped.adversaries.parameters())
         optimizer = torch.optim.AdamW(players, lr=learning_rate)
         options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-        for step in range(steps):
-            chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
+        for first in range(0, steps * batch_size, batch_size):
+            chosen = [texts[(first + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
             batch = tokenizer(chosen, **options).to(model.device)
             # Any labels do: the task loss that they enter does not depend on the adversaries.
             labels = torch.zeros(len(chosen), dtype=torch.long, device=model.device)

@@ -82,12 +82,8 @@ class AsaTrainer(Trainer):
             need = f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none"
             raise InputError(f"{need}: pip install 'transformers>=5.17,<5.24'")
         if gpus > 1:
-            way = (
-                f"run `torchrun --nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
-            )
-            raise InputError(
-                f"{gpus} GPUs without a launcher would share one adversary (DataParallel): {way}"
-            )
+            way = f"`torchrun --nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
+            raise InputError(f"{gpus} GPUs without a launcher share one adversary (DataParallel): run {way}")
         if self.args.world_size < started:
             way = "without a GPU, TrainingArguments need use_cpu=True to join them"
             raise InputError(f"{started} processes were started, but each would train its own model: {way}")
@@ -143,9 +139,9 @@ class AsaTrainer(Trainer):
         return outputs["task_loss" if "task_loss" in outputs else "loss"]
 
     def _record(self, terms: dict[str, Tensor], kept_share: Tensor | None) -> None:
-        numbers = [x.detach().float().reshape(1) for x in terms.values()]
-        numbers += [] if kept_share is None else [kept_share.float()]
-        numbers = self.accelerator.reduce(torch.cat(numbers), "mean").tolist()  # one transfer
+        numbers = [*terms.values(), *([] if kept_share is None else [kept_share])]
+        numbers = torch.cat([x.detach().float().reshape(-1) for x in numbers])
+        numbers = self.accelerator.reduce(numbers, "mean").tolist()  # one transfer
         record = {"step": self.state.global_step + 1, **dict(zip(terms, numbers, strict=False))}
         for name in terms:  # the total last: name the term that spoilt it
             self._check_finite(name, record[name])
@@ -155,10 +151,9 @@ class AsaTrainer(Trainer):
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
-                "changed the weights; lower the learning rate, or look at the batch"
-            )
+            what = f"{name} is {value} at step {self.state.global_step + 1}"
+            way = "lower the learning rate, or look at the batch"
+            raise NonFiniteLossError(f"{what}: training stopped before the weights changed; {way}")
 
     def create_optimizer(self, model=None):
         """Trainer's groups, and two of the adversaries, which have their own rate: with and without decay."""
@@ -178,10 +173,9 @@ class AsaTrainer(Trainer):
         return optimizer
 
     def _clip_grad_norm(self, model):
-        adversary = self._adversary_parameters()
+        adversary, limit = self._adversary_parameters(), self.args.max_grad_norm
         ids = {id(p) for p in adversary}
         encoder = [p for p in model.parameters() if id(p) not in ids]
-        limit = self.args.max_grad_norm
         norm = self.accelerator.clip_grad_norm_(encoder, limit)  # also unscales, under fp16
         adversary_norm = nn.utils.clip_grad_norm_(adversary, limit)
         if not self.args.fp16:  # there the scaler skips such a step and lowers its scale
@@ -208,12 +202,11 @@ class AsaTrainer(Trainer):
         if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
             self._warned = True
             if self.is_world_process_zero():
+                layers, kept = ", ".join(map(str, idle)), ", ".join(f"{share:.1%}" for share in idle.values())
                 logger.warning(
-                    "after %d steps the adversaries of layers %s keep %s of their units: above 99 %% they "
-                    "attack nothing (lower the temperature), below 1 %% they leave nothing (raise it)",
-                    self.state.global_step,
-                    ", ".join(map(str, idle)),
-                    ", ".join(f"{share:.1%}" for share in idle.values()),
+                    f"after {self.state.global_step} steps the adversaries of layers {layers} keep {kept} of "
+                    "their units: above 99 % they attack nothing (lower the temperature), below 1 % they "
+                    "leave nothing (raise it)"
                 )
         super().log(logs, start_time)
 
