@@ -168,14 +168,16 @@ def _process_restored() -> Iterator[None]:
     """Undo what TrainingArguments and Trainer set for the whole process: variables, and determinism."""
     variables, cudnn = dict(os.environ), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
-    mode = torch.get_deterministic_debug_mode()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
         os.environ.update(variables)
         cudnn.deterministic, cudnn.benchmark = flags
-        torch.set_deterministic_debug_mode(mode)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 def train_adversary(
