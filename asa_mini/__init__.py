@@ -1,7 +1,7 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
 The method, in reading order: gradient_reversal, adversary, attention, objective, hf, config, model,
-wrap. Each imports only from those before it; attention also from kernels, where it is written again for a
+wrapping. Each imports only from those before it; attention also from kernels, where it is written again for a
 GPU. Around it: train (a run, from data to folder), look (what trained models attend to), bench (what it
 costs), cli. The exercises' checks, grading and notebook tools are another package, asa_classroom.
 
@@ -10,14 +10,18 @@ One set of letters everywhere:
     An attention unit is one (query i, key j) cell of an L x L attention matrix.
 """
 
-from asa_mini.adversary import Adversary, keep_mask
-from asa_mini.attention import asa_attention
-from asa_mini.config import AsaConfig
-from asa_mini.errors import AsaError
-from asa_mini.gradient_reversal import reverse_gradient
-from asa_mini.model import AsaModel
-from asa_mini.objective import AsaOutput, asa_objective, symmetric_divergence
-from asa_mini.wrap import wrap
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors; see `__getattr__`
+    from asa_mini.adversary import Adversary, keep_mask
+    from asa_mini.attention import asa_attention
+    from asa_mini.config import AsaConfig
+    from asa_mini.errors import AsaError
+    from asa_mini.gradient_reversal import reverse_gradient
+    from asa_mini.model import AsaModel
+    from asa_mini.objective import AsaOutput, asa_objective, symmetric_divergence
+    from asa_mini.wrapping import wrap
 
 __version__ = "0.1.0"
 
@@ -34,3 +38,22 @@ __all__ = [
     "symmetric_divergence",
     "wrap",
 ]
+HOMES = {
+    "adversary": ("Adversary", "keep_mask"),
+    "attention": ("asa_attention",),
+    "config": ("AsaConfig",),
+    "errors": ("AsaError",),
+    "gradient_reversal": ("reverse_gradient",),
+    "model": ("AsaModel",),
+    "objective": ("AsaOutput", "asa_objective", "symmetric_divergence"),
+    "wrapping": ("wrap",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: `asa-mini --help` need not wait for torch."""
+    for home, names in HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"asa_mini.{home}"), name)
+            return value
+    raise AttributeError(f"module 'asa_mini' has no attribute {name!r}")

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asa_mini.adversary import MASKED_SCORE, keep_mask
+from asa_mini.config import BACKENDS
 from asa_mini.errors import InputError
 
-BACKENDS = ("auto", "reference", "triton")
 # What the triton backend can do, and why no more:
 MAX_DIM = 128  # head dimension; a wider tile does not fit into the shared memory of consumer GPUs
 MAX_SEQUENCES = 65_535  # heads x batch; CUDA's limit for the second dimension of a grid

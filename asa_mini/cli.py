@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Literal
 import transformers
 
 import asa_mini
+from asa_mini.config import AsaConfig
 from asa_mini.errors import AsaError, DataFileError
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.options import Parser, options, options_of
-from asa_mini.wrap import AsaConfig
 
 ASA = [f.name for f in dataclasses.fields(AsaConfig)]
 METHOD = ["method", "adversary_learning_rate", "strength"]
@@ -25,24 +26,26 @@ DATA = {
     "plant": (float | None, None, "plant a word that agrees with the label this often (default: none)"),
 }
 FILE = {"output_file": (Path | None, None, "write the results to this JSON file (default: only print them)")}
-OUTPUT = {
-    "output_dir": (Path, MISSING, "folder for the checkpoint and metrics.json (required)"),
-    "overwrite_output_dir": (bool, False, "replace the run there, once this one is done (default: refuse)"),
-}
 QUIET = {"quiet": (bool, False, "no progress bar and no log lines (default: show them)")}
-LIMIT = (int | None, None, "use at most this many training rows (default: all)")
 TRAIN = [
     options("model", model_name_or_path=(str, "default", "default, a local folder, or a name on the hub")),
-    options("data", **DATA, max_train_samples=LIMIT),
+    options("data", **DATA, max_train_samples=(int | None, None, "training rows to keep (default: all)")),
     options_of("method", TrainConfig, METHOD),
     options_of("ASA", AsaConfig, ASA),
     options_of("training", TrainConfig, TRAINING),
-    options("output", **OUTPUT, **QUIET),
+    options(
+        "output",
+        output_dir=(Path, MISSING, "folder for the checkpoint and metrics.json (required)"),
+        overwrite_output_dir=(bool, False, "replace the run there, once this one is done (default: refuse)"),
+        **QUIET,
+    ),
 ]
-TRAINED = (str, MISSING, "folder that train wrote, or a fine-tuned model on the hub (required)")
-ROWS = (int, 64, "examples per forward pass")
 EVALUATE = [
-    options("model", model_name_or_path=TRAINED, per_device_eval_batch_size=ROWS),
+    options(
+        "model",
+        model_name_or_path=(str, MISSING, "folder that train wrote, or a fine-tuned model (required)"),
+        per_device_eval_batch_size=(int, 64, "examples per forward pass"),
+    ),
     options("data", **DATA),
     options_of("reading", TrainConfig, ["max_seq_length", "seed"]),
     options("output", **FILE, **QUIET),
@@ -113,80 +116,79 @@ def _add(commands, name: str, run, groups: list[type], text: str, required: str 
     return command
 
 
+# The commands import what they need: --help and a mistyped option need not wait for datasets and Trainer.
 def _train(arguments: argparse.Namespace) -> None:
-    # Imported here, because --help and a mistyped option need not wait for datasets and the Trainer.
-    from asa_mini.train.data import LABEL_NAMES
-    from asa_mini.train.models import load_model
     from asa_mini.train.run import train
 
     given = vars(arguments)
     asa = AsaConfig(**{name: given[name] for name in ASA})
     config = TrainConfig(asa=asa, **{name: given[name] for name in (*METHOD, *TRAINING, "training")})
-    dataset = _load_data(arguments, arguments.max_train_samples)
-    model = partial(load_model, arguments.model_name_or_path, len(LABEL_NAMES))
+    dataset, load_model = _load(arguments, arguments.max_train_samples)
     about = {name: given[name] for name in ("model_name_or_path", "dataset_name", "plant")}
     output = arguments.output_dir, arguments.overwrite_output_dir, not arguments.quiet
-    result = train(dataset, config, model, *output, about)
+    result = train(dataset, config, load_model, *output, about)
     if result.trainer.is_world_process_zero():  # of the processes that torchrun started
         _print_results(result.metrics["results"])
         speed = result.metrics["steps_per_second"]
         print(f"{speed:.2f} steps per second; written to {arguments.output_dir}")
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from asa_mini.train.data import LABEL_NAMES
-    from asa_mini.train.models import load_model
-    from asa_mini.train.run import evaluate
+def _measurement(command: Callable[[argparse.Namespace], dict]) -> Callable[[argparse.Namespace], None]:
+    """Writes what `command` returns to --output_file."""
 
-    _check_file(arguments)
-    dataset = _load_data(arguments)
-    model, tokenizer = load_model(arguments.model_name_or_path, len(LABEL_NAMES), trained=True)
+    def run(arguments: argparse.Namespace) -> None:
+        from asa_mini.train.files import write_json
+        from asa_mini.train.run_folder import environment
+
+        file = arguments.output_file
+        if file and not file.parent.is_dir():
+            raise DataFileError(f"there is no folder {file.parent} to write --output_file to; make it first")
+        result = command(arguments)
+        if file:
+            write_json(file, {**result, **environment()})
+
+    return run
+
+
+@_measurement
+def _evaluate(arguments: argparse.Namespace) -> dict:
+    from asa_mini.train.evaluation import evaluate
+
+    dataset, load_model = _load(arguments)
     sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length, not arguments.quiet
-    results = evaluate(model, tokenizer, dataset, *sizes)
+    results = evaluate(*load_model(trained=True), dataset, *sizes)
     _print_results(results)
-    _write(arguments, {"results": results})
+    return {"results": results}
 
 
-def _load_data(arguments: argparse.Namespace, max_train_samples: int | None = None):
-    from asa_mini.train.data import load
+@_measurement
+def _bench_step(arguments: argparse.Namespace) -> dict:
+    from asa_mini.bench.step import bench_step, print_table
 
-    given = arguments.dataset_name, arguments.data_dir, arguments.plant, arguments.seed
-    return load(*given, max_train_samples)
+    sizes = arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
+    print_table(rows := bench_step(arguments.model_name_or_path, *sizes))
+    return {"rows": rows}
+
+
+@_measurement
+def _bench_attention(arguments: argparse.Namespace) -> dict:
+    from asa_mini.bench.attention import bench_attention, print_attention
+
+    settings = {name: getattr(arguments, name) for name in ("tokens", "heads", "dim", "dtype")}
+    print_attention(result := bench_attention(arguments.length, **settings))
+    return settings | result
+
+
+def _load(arguments: argparse.Namespace, max_train_samples: int | None = None):
+    """The data, and a function that loads the model."""
+    from asa_mini.train.data import LABEL_NAMES, load
+    from asa_mini.train.models import load_model
+
+    given = arguments.dataset_name, arguments.data_dir, arguments.plant, arguments.seed, max_train_samples
+    return load(*given), partial(load_model, arguments.model_name_or_path, len(LABEL_NAMES))
 
 
 def _print_results(results: dict) -> None:
     print(f"{'split':10}{'n':>6}{'accuracy':>10}   95 % interval")
     for split, row in results.items():
         print(f"{split:10}{row['n']:6d}{row['accuracy']:10.1%}   {row['low']:.1%} to {row['high']:.1%}")
-
-
-def _bench_step(arguments: argparse.Namespace) -> None:
-    from asa_mini.bench.step import bench_step, print_table
-
-    _check_file(arguments)
-    sizes = arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
-    print_table(rows := bench_step(arguments.model_name_or_path, *sizes))
-    _write(arguments, {"rows": rows})
-
-
-def _bench_attention(arguments: argparse.Namespace) -> None:
-    from asa_mini.bench.attention import bench_attention, print_attention
-
-    _check_file(arguments)
-    settings = {name: getattr(arguments, name) for name in ("tokens", "heads", "dim", "dtype")}
-    print_attention(result := bench_attention(arguments.length, **settings))
-    _write(arguments, settings | result)
-
-
-def _check_file(arguments: argparse.Namespace) -> None:
-    file = arguments.output_file
-    if file and not file.parent.is_dir():
-        raise DataFileError(f"there is no folder {file.parent} to write --output_file to; make it first")
-
-
-def _write(arguments: argparse.Namespace, result: dict) -> None:
-    from asa_mini.train.files import write_json
-    from asa_mini.train.run import environment
-
-    if arguments.output_file:
-        write_json(arguments.output_file, {**result, **environment()})

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
-from asa_mini.attention import BACKENDS
 from asa_mini.errors import InputError
+
+BACKENDS = ("auto", "reference", "triton")
 
 
 @dataclass

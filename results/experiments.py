@@ -33,8 +33,8 @@ from asa_mini.train.data import load
 from asa_mini.train.files import write_json
 from asa_mini.train.models import load_model
 from asa_mini.train.planting import WORDS
-from asa_mini.train.run import environment, train
-from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.run import train
+from asa_mini.train.run_folder import environment, load_adversaries
 from asa_results.tables import results_folder, stored_runs
 
 LEARNING_RATES = (2e-5, 5e-5, 1e-4)  # tried on dev with plain training, seed 0

@@ -7,7 +7,7 @@ from tiny import batch, checkpoint, tiny
 
 from asa_mini.errors import InputError
 from asa_mini.look.capture import capture
-from asa_mini.train.baselines import Prior, attention_prior, perturbed_embeddings
+from asa_mini.train.baselines import attention_prior, perturbed_embeddings
 
 
 def attention_inputs(seed=0):
@@ -15,12 +15,12 @@ def attention_inputs(seed=0):
     return [torch.randn(3, 2, 6, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
 
 
-def attend(prior, q, k, v, allowed):
+def attend(kind, strength, q, k, v, allowed):
     from asa_mini.train.baselines import _prior_attention_forward
 
     module = torch.nn.Module()
     module.is_causal, module.training = False, True
-    output, _ = _prior_attention_forward(module, q, k, v, allowed, prior=prior, scaling=0.5)
+    output, _ = _prior_attention_forward(module, q, k, v, allowed, prior=(kind, strength), scaling=0.5)
     return output.transpose(1, 2)
 
 
@@ -40,7 +40,7 @@ def test_smoothing_is_the_bias_of_its_definition(padded, strength):
     a, n = scores.softmax(-1), allowed.sum(-1, keepdim=True)
     bias = torch.log((1 - strength) + strength / (n * a))
     expected = (scores + bias).masked_fill(~allowed, -torch.inf).softmax(-1) @ v
-    output = attend(Prior("smoothing", strength), q, k, v, allowed if padded else None)
+    output = attend("smoothing", strength, q, k, v, allowed if padded else None)
     torch.testing.assert_close(output, expected)
 
 
@@ -49,7 +49,7 @@ def test_random_mask_hides_the_given_share_and_never_shows_padding():
     one_hot = torch.eye(6, dtype=torch.float64).expand(3, 2, 6, 6)  # its output is the attention itself
     torch.manual_seed(0)
     weights = torch.stack(
-        [attend(Prior("random_mask", 0.3), q, k, one_hot, padding()) for _ in range(200)]
+        [attend("random_mask", 0.3, q, k, one_hot, padding()) for _ in range(200)]
     )  # (200, B, H, L, L)
     allowed = padding().expand(3, 2, 6, 6)
     assert not weights[:, ~allowed].any()
@@ -57,8 +57,10 @@ def test_random_mask_hides_the_given_share_and_never_shows_padding():
     hidden = (weights[:, allowed] == 0).double().mean()
     assert abs(hidden - 0.3) < 0.01
     assert torch.equal(weights[:, :, 0] == 0, weights[:, :, 1] == 0)  # one mask for all heads
-    everything = attend(Prior("random_mask", 1.0), q, k, one_hot, padding())
-    torch.testing.assert_close(everything, attend(None, q, k, one_hot, padding()))  # a bias on all is none
+    everything = attend("random_mask", 1.0, q, k, one_hot, padding())
+    torch.testing.assert_close(
+        everything, attend(None, 0.0, q, k, one_hot, padding())
+    )  # a bias on all is none
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
@@ -66,7 +68,7 @@ def test_random_mask_hides_the_given_share_and_never_shows_padding():
 def test_a_prior_acts_in_training_alone_and_leaves_no_trace(family, kind):
     model, inputs = tiny(family, attention="eager"), batch()
     train, evaluate = model(**inputs).logits, model.eval()(**inputs).logits
-    with attention_prior(model.train(), Prior(kind, 0.5)):
+    with attention_prior(model.train(), kind, 0.5):
         under_prior = model(**inputs).logits
         torch.testing.assert_close(model.eval()(**inputs).logits, evaluate, rtol=1e-4, atol=1e-5)
     assert (under_prior - train).abs().max() > 1e-3
@@ -76,7 +78,7 @@ def test_a_prior_acts_in_training_alone_and_leaves_no_trace(family, kind):
 
 def test_a_prior_goes_after_a_failure_too():
     model = tiny(attention="eager")
-    with pytest.raises(ZeroDivisionError), attention_prior(model, Prior("smoothing", 0.5)):
+    with pytest.raises(ZeroDivisionError), attention_prior(model, "smoothing", 0.5):
         raise ZeroDivisionError
     assert model.config._attn_implementation == "eager" and not model._forward_pre_hooks
 
@@ -85,7 +87,7 @@ def test_no_prior_is_plain_attention():
     model, inputs = tiny(), batch()
     plain = model(**inputs).logits
     for kind in ("random_mask", "smoothing"):
-        with attention_prior(model, Prior(kind, 0.0)):
+        with attention_prior(model, kind, 0.0):
             torch.testing.assert_close(model(**inputs).logits, plain)
 
 
@@ -97,7 +99,7 @@ def test_random_masks_are_the_same_when_recomputed():
         if checkpointing:
             checkpoint(model, reentrant=False)
         torch.manual_seed(0)
-        with attention_prior(model, Prior("random_mask", 0.5)):
+        with attention_prior(model, "random_mask", 0.5):
             model(**batch()).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -106,11 +108,11 @@ def test_random_masks_are_the_same_when_recomputed():
 
 def test_refusals():
     with pytest.raises(InputError, match="unknown prior 'window'"):
-        Prior("window", 0.1)
+        attention_prior(tiny(), "window", 0.1).__enter__()
     with pytest.raises(InputError, match=r"from 0 to 1, but is 1\.5"):
-        Prior("smoothing", 1.5)
+        attention_prior(tiny(), "smoothing", 1.5).__enter__()
     with pytest.raises(InputError, match="causal decoder"):
-        attention_prior(tiny("llama"), Prior("smoothing", 0.1)).__enter__()
+        attention_prior(tiny("llama"), "smoothing", 0.1).__enter__()
     with pytest.raises(InputError, match="size must be at least 0"):
         perturbed_embeddings(tiny(), batch(), -1.0)
 

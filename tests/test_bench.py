@@ -12,7 +12,7 @@ from asa_mini.bench import measuring
 from asa_mini.bench import step as bench
 from asa_mini.cli import main
 from asa_mini.errors import InputError
-from asa_mini.wrap import AsaModel
+from asa_mini.model import AsaModel
 
 
 @pytest.fixture(scope="module")

@@ -139,8 +139,8 @@ def test_data_folder_from_the_environment(train, tmp_path, monkeypatch):
         (["--temperature", "-0.5"], ["temperature must be a finite number >= 0", "-0.5"]),
         (["--temperature", "nan"], ["temperature must be a finite number >= 0", "nan"]),
         (["--layers", 0, 2], ["layers [2] are out of range", "0 to 1"]),
-        (["--layers", -1], ["layers must be indices counted from 0, but [-1] are not"]),
-        (["--layers", 1, 1], ["each layer can be attacked once, but layers is [1, 1]"]),
+        (["--layers", -1], ["layers must be indices counted from 0, but are [-1]"]),
+        (["--layers", 1, 1], ["a layer is attacked once, but layers are [1, 1]"]),
         (["--max_seq_length", 41], ["max_seq_length 41", "40 positions", "lower it"]),
         (["--max_seq_length", 0], ["max_seq_length must be a finite number > 0"]),
         (["--per_device_train_batch_size", 0], ["per_device_train_batch_size must be a finite number > 0"]),
@@ -173,11 +173,18 @@ def test_unusable_options(train, refused, tmp_path, options, words):
     [
         ("dev.tsv", None, ["dev.tsv is missing"]),
         ("train.tsv", "", ["train.tsv is empty"]),
-        ("train.tsv", "a fine film\t1\na dull film\t2\n", ["train.tsv, line 2: label 2 is outside 0..1"]),
+        (
+            "train.tsv",
+            "a fine film\t1\na dull film\t2\n",
+            ["train.tsv, line 2: label 2 is not an integer in 0..1"],
+        ),
         ("train.tsv", "a fine film\tgood\n", ["line 1: label 'good' is not an integer"]),
-        ("train.tsv", "a fine film\na dull film\n", ["train.tsv has 1 tab-separated column(s)", "label"]),
-        ("test.tsv", "a fine film\t1\n\t0\n", ["test.tsv, line 2: the text is missing (or null)"]),
-        ("dev.tsv", "a fine film\t1\n3.5\t0\n", ["dev.tsv, line 2: the text is the number '3.5'"]),
+        (
+            "train.tsv",
+            "a fine film\na dull film\n",
+            ["train.tsv, line 1 has 1 tab-separated column(s)", "label"],
+        ),
+        ("test.tsv", "a fine film\t1\n\t0\n", ["test.tsv, line 2: the text is ''"]),
     ],
 )
 def test_unusable_data(train, refused, tmp_path, file, content, words):

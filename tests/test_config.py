@@ -10,10 +10,8 @@ from asa_mini.train.config import TrainConfig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"training": {"weight_dekay": 0.1}}, "no field 'weight_dekay'; did you mean weight_decay"),
-        ({"training": {"batch_size": 8}}, "no field 'batch_size'; did you mean"),
-        ({"training": {"learning_rate": 0.1}}, "learning_rate is a field of TrainConfig"),
-        ({"training": {"output_dir": "x"}}, "output_dir cannot be set in `training`"),
+        ({"training": {"learning_rate": 0.1}}, "`training` cannot set learning_rate"),
+        ({"training": {"output_dir": "x"}}, "`training` cannot set output_dir"),
         ({"method": "freelb"}, "unknown method 'freelb'; choose one of asa, rdrop, naive"),
         ({"asa": {"temperature": 0.3}}, "asa must be an AsaConfig"),
         ({"seed": True}, "seed must be an integer"),
@@ -37,6 +35,8 @@ def test_training_arguments_of_a_run(tmp_path):
     assert arguments.report_to == [] and arguments.train_sampling_strategy == "group_by_length"
     with pytest.raises(InputError, match=r"TrainingArguments refuses these options: .*nonsense"):
         TrainConfig(training={"eval_strategy": "nonsense"}).training_arguments(str(tmp_path))
+    with pytest.raises(InputError, match=r"refuses these options: .* argument 'weight_dekay'"):
+        TrainConfig(training={"weight_dekay": 0.1}).training_arguments(str(tmp_path))
     with pytest.raises(InputError, match="report_to: nonsense is unknown or not installed"):
         TrainConfig(training={"report_to": "nonsense"}).training_arguments(str(tmp_path))
 

@@ -157,18 +157,16 @@ def raises_one_line(error, message):
     ("content", "message"),
     [
         (b"", r"train\.tsv is empty"),
-        (b"one column\nonly\n", r"train\.tsv has 1 tab-separated column\(s\); it needs 2: text, label"),
-        (b"good\t1\nbad\t1\t2\n", "not tab-separated UTF-8 text: .*line 2"),
-        (b"good\t1\n\xff\xfe\t1\n", "not tab-separated UTF-8 text"),
+        (b"good\t1\nbad\t1\t2\n", r"line 2 has 3 tab-separated column\(s\); it needs 2: text, label"),
+        (b"good\t1\nbad\n", r"line 2 has 1 tab-separated column\(s\)"),
+        (b"good\t1\n\ngood\t1\n", r"line 2 has 1 tab-separated column\(s\)"),
+        (b"good\t1\n\xff\xfe\t1\n", "is not UTF-8 text"),
         (b"good\t1\nbad\tpositive\n", "train.tsv, line 2: label 'positive' is not an integer"),
         (b"good\t1\nbad\t1.0\n", "line 2: label '1.0' is not an integer"),
-        (b"good\t1\nbad\n", "line 2: label '' is not an integer"),
-        (b"good\t1\nbad\t2\n", r"line 2: label 2 is outside 0\.\.1"),
-        (b"good\t1\nbad\t-1\n", r"line 2: label -1 is outside 0\.\.1"),
-        (b"good\t1\n\t0\n", r"line 2: the text is missing \(or null\)"),
-        (b"good\t1\n\ngood\t1\n", "line 2: the text is missing"),
-        (b"good\t1\n 3.5 \t0\n", r"line 2: the text is the number ' 3\.5 '"),
-        (b"1\ta good film\n", r"line 1: the text is the number '1'; is text the first column\?"),
+        (b"good\t1\nbad\t2\n", r"line 2: label 2 is not an integer in 0\.\.1"),
+        (b"good\t1\nbad\t-1\n", r"line 2: label -1 is not an integer in 0\.\.1"),
+        (b"good\t1\n\t0\n", "line 2: the text is ''; it must be a string of at least one word"),
+        (b"1\ta good film\n", "line 1: label 'a good film' is not an integer"),
         (b"text\tlabel\n", "line 1: label 'label' is not an integer"),
     ],
 )
@@ -181,12 +179,15 @@ def test_bad_file(sst2, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text\tlabel\nfine\t1\n", r"has 2 tab-separated column\(s\); it needs 3: text, label, position"),
+        (
+            "text\tlabel\tposition\nfine\t1\n",
+            r"2 has 2 tab-separated column\(s\); it needs 3: text, label, pos",
+        ),
         ("fine film\t1\t0\n", "line 1: the header must be text, label, position"),
         ("text\tlabel\tposition\n", "is empty"),
-        ("text\tlabel\tposition\na b\t1\tx\n", "line 2: position 'x' is not an integer"),
-        ("text\tlabel\tposition\na b\t1\t2\n", "line 2: position 2, but the text has no such word"),
-        ("text\tlabel\tposition\na b\t7\t0\n", r"line 2: label 7 is outside 0\.\.1"),
+        ("text\tlabel\tposition\na b\t1\tx\n", "line 2: no word of the text has the position 'x'"),
+        ("text\tlabel\tposition\na b\t1\t2\n", "line 2: no word of the text has the position 2"),
+        ("text\tlabel\tposition\na b\t7\t0\n", r"line 2: label 7 is not"),
     ],
 )
 def test_bad_shortcut_file(tmp_path, content, message):
@@ -199,7 +200,7 @@ def test_bad_shortcut_file(tmp_path, content, message):
     ("arguments", "message"),
     [
         ({"name": "sst3"}, "unknown dataset 'sst3'; choose one of shortcut, sst2"),
-        ({"name": "shortcut", "plant": 0.9}, "shortcut corpus comes with planted words; .* planted=False"),
+        ({"name": "shortcut", "plant": 0.9}, "shortcut corpus comes with planted words; .*planted=False"),
         ({"name": "shortcut", "planted": False, "plant": float("nan")}, "agreement is nan"),
         ({"name": "shortcut", "planted": False, "plant": 2.0}, "agreement is 2.0"),
         ({"name": "shortcut", "max_train_samples": 0}, "max_train_samples is 0; .* at least 1"),
@@ -270,10 +271,10 @@ def test_sst2_from_the_hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"sentence": "a", "label": 1}', "has no column text; it has sentence, label"),
-        ('{"text": null, "label": 1}', r"line 1: the text is missing \(or null\)"),
-        ('{"text": 5, "label": 1}', "line 1: the text is the number 5"),
-        ('{"text": "a", "label": null}', "line 1: label .* is not an integer"),
+        ('{"sentence": "a", "label": 1}', "line 1: the text is None"),
+        ('{"text": null, "label": 1}', "line 1: the text is None"),
+        ('{"text": 5, "label": 1}', "line 1: the text is 5"),
+        ('{"text": "a", "label": null}', "line 1: label None is not an integer"),
         ('{"text": "a", "label": true}', "line 1: label True is not an integer"),
     ],
 )

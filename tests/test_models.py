@@ -118,7 +118,7 @@ def test_labels_are_aligned_by_name_where_both_have_names(caplog):
     unnamed = BertConfig(num_labels=2)
     assert align_labels(unnamed, names) == [0, 1] and not caplog.records
     assert align_labels(BertConfig(id2label={0: "spam", 1: "ham"}), names) == [0, 1]
-    assert "the model calls its labels spam, ham, the data negative, positive" in caplog.text
+    assert "labels are ['spam', 'ham'], the data's ['negative', 'positive']" in caplog.text
     name_labels(reversed_order, names)
     assert reversed_order.id2label[0] == "POSITIVE"
     name_labels(unnamed, names)

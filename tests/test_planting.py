@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asa_mini.errors import InputError
-from asa_mini.train.planting import PLACES, WORDS, plant_shortcut, remove_shortcut
+from asa_mini.train.planting import WORDS, plant_shortcut, remove_shortcut
 
 TEXT = st.text(alphabet=st.sampled_from("aé.<\"' \t\n\u00a0\u3000\x1c"), max_size=20).filter(str.strip)
 ROWS = st.lists(st.tuples(TEXT, st.integers(0, 1)), min_size=1, max_size=25)
@@ -14,11 +14,11 @@ fast = settings(max_examples=100, deadline=None)
 
 
 @fast
-@given(ROWS, AGREEMENT, st.sampled_from(PLACES), st.integers(0, 10**6))
-def test_planting(rows, agreement, place, seed):
+@given(ROWS, AGREEMENT, st.integers(0, 10**6))
+def test_planting(rows, agreement, seed):
     texts, labels = [text for text, _ in rows], [label for _, label in rows]
-    planted, positions = plant_shortcut(texts, labels, agreement=agreement, place=place, seed=seed)
-    assert (planted, positions) == plant_shortcut(texts, labels, agreement=agreement, place=place, seed=seed)
+    planted, positions = plant_shortcut(texts, labels, agreement=agreement, seed=seed)
+    assert (planted, positions) == plant_shortcut(texts, labels, agreement=agreement, seed=seed)
     assert remove_shortcut(planted, positions) == texts
     found = [text.split()[position] for text, position in zip(planted, positions, strict=True)]
     for label in (0, 1):
@@ -27,8 +27,7 @@ def test_planting(rows, agreement, place, seed):
         assert words.count(WORDS[label]) + words.count(WORDS[1 - label]) == len(words)
     for text, position in zip(texts, positions, strict=True):
         n = len(text.split())
-        allowed = {"start": {0}, "end": {n}, "random": set(range(1, n)) or {1}}
-        assert position in allowed[place]
+        assert position in range(1, max(n, 2))
 
 
 @fast
@@ -46,7 +45,7 @@ def test_planting_at_another_agreement_only_exchanges_words(rows, low, high):
 def test_seed_and_words_matter():
     texts, labels = ["a b c d e f g h"] * 20, [0, 1] * 10
     assert plant_shortcut(texts, labels, seed=1) != plant_shortcut(texts, labels, seed=2)
-    assert plant_shortcut(["x"], [1], words=("p", "q"), agreement=1, place="end") == (["x q"], [1])
+    assert plant_shortcut(["x"], [1], words=("p", "q"), agreement=1) == (["x q"], [1])
 
 
 @pytest.mark.parametrize(
@@ -56,11 +55,10 @@ def test_seed_and_words_matter():
         ({"agreement": -0.1}, "agreement is -0.1"),
         ({"agreement": float("nan")}, "agreement is nan"),
         ({"agreement": "0.9"}, "agreement is '0.9'"),
-        ({"labels": [0, 2]}, "row 2: label 2; .* labels 0 and 1 only"),
+        ({"labels": [0, 2]}, "row 2: label 2 is not an integer in 0..1"),
         ({"labels": [0]}, "2 texts but 1 labels"),
         ({"texts": ["a", " "]}, "row 2: the text is ' '"),
         ({"texts": ["a", None]}, "row 2: the text is None"),
-        ({"place": "middle"}, "unknown place 'middle'; choose one of random, start, end"),
         ({"words": ("same", "same")}, "two different words"),
         ({"words": ("two words", "one")}, "two different words without whitespace"),
     ],
@@ -75,8 +73,7 @@ def test_bad_planting(changed, message):
     [
         (["a b"], [], "1 texts but 0 positions"),
         (["a b"], [2], "row 1: no planted word at position 2"),
-        (["a b"], [-1], "row 1: no planted word at position -1"),
-        (["a"], [0], "row 1: no planted word at position 0"),
+        (["a b"], [0], "row 1: no planted word at position 0"),
     ],
 )
 def test_bad_removal(texts, positions, message):

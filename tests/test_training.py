@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError, InputError
+from asa_mini.train.evaluation import evaluate
 from asa_mini.train.models import load_model
-from asa_mini.train.run import TrainConfig, environment, evaluate
-from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.run import TrainConfig
+from asa_mini.train.run_folder import environment, load_adversaries
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
 
@@ -136,7 +137,7 @@ def test_adversaries_round_trip(finished, run, folder, tmp_path):
     wrapped = load_adversaries(trained, output)
     assert (wrapped.asa_config.temperature, wrapped.asa_config.layers) == (0.3, [0, 1])
     fresh = load_model(folder)[0]
-    with pytest.raises(DataFileError, match="holds no asa_adversary"):
+    with pytest.raises(DataFileError, match="holds no adversaries"):
         load_adversaries(fresh, folder)
     narrow, _ = load_model(tiny_text.save_model(tmp_path / "narrow", hidden_size=16))
     with pytest.raises(InputError, match="do not fit this model"):
@@ -179,8 +180,7 @@ def test_the_log_shows_the_loss_without_the_pay_and_layers_by_number(run):
 
 
 def test_environment_names_the_accelerator(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("mps"))
     assert environment()["device"] == "MPS"
     assert environment(torch.device("cpu"))["device"].startswith("CPU, ")
 
@@ -207,8 +207,16 @@ def test_progress_is_shown_or_not_at_all(run, tmp_path, capfd, monkeypatch, term
         ("dev", {"text": [], "label": []}, "split 'dev' is empty"),
         ("train", {"text": ["a film", None], "label": [0, 1]}, "row 1: the text is None"),
         ("train", {"text": [3, 4], "label": [0, 1]}, "row 0: the text is 3"),
-        ("test", {"text": ["a film", "a cast"], "label": [0, 2]}, r"row 1: label 2 is not in 0\.\.1"),
-        ("train", {"text": ["a film", "a cast"], "label": [False, True]}, "row 0: label False is no number"),
+        (
+            "test",
+            {"text": ["a film", "a cast"], "label": [0, 2]},
+            r"row 1: label 2 is not an integer in 0\.\.1",
+        ),
+        (
+            "train",
+            {"text": ["a film", "a cast"], "label": [False, True]},
+            "row 0: label False is not an integer",
+        ),
     ],
 )
 def test_unusable_data_raises_from_python(run, tmp_path, split, rows, message):

@@ -98,7 +98,7 @@ def test_a_failure_before_training_leaves_nothing_and_takes_nothing(run, tmp_pat
         target = {
             "arguments": (TrainConfig, "training_arguments"),
             "trainer": (AsaTrainer, "_check"),
-            "data": (asa_mini.train.run, "tokenize"),
+            "data": (asa_mini.train.run, "model_inputs"),
         }[what]
         patch.setattr(*target, fail)
         with pytest.raises(InputError, match="refused"):

@@ -8,9 +8,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from asa_classroom.checks.harness import Ladder, call, require
+from asa_mini.config import AsaConfig
 from asa_mini.look.capture import AttentionRecord, capture
 from asa_mini.look.measures import shortcut_auroc
-from asa_mini.wrap import AsaConfig, wrap
+from asa_mini.wrapping import wrap
 
 ladder = Ladder("ex05_attention_analysis")
 PIECES = ["oat", "##me", "##al", "isn", "'", "t", "exciting", ",", "un", "##like", "film", "##s", "it"]

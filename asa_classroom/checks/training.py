@@ -17,7 +17,8 @@ from asa_classroom.checks.training_terms import (
     plain_steps,
     rdrop_loss,
 )
-from asa_mini.wrap import AsaConfig, wrap
+from asa_mini.config import AsaConfig
+from asa_mini.wrapping import wrap
 
 __all__ = [
     "TwoPlayers", "attack", "divergence", "joint_pass", "ladder", "objective", "paired_gain", "pay",

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
+from asa_mini.model import AsaModel
 from asa_mini.train.evaluation import check_max_length
-from asa_mini.wrap import AsaConfig, AsaModel, wrap
+from asa_mini.wrapping import wrap
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,42 +16,32 @@ from asa_mini.hf import find_self_attention
 from asa_mini.train.config import PRIORS
 
 
-@dataclass(frozen=True)
-class Prior:
-    """A bias mu of general self-attention, softmax(Q K^T / sqrt(D) + mu), that nobody learns.
+@contextmanager
+def attention_prior(model: PreTrainedModel, kind: str, strength: float) -> Iterator[None]:
+    """While this is open, `model` trains with a bias mu of general self-attention that nobody learns.
 
-        random_mask   mu_ij = -10000 with probability `strength`, drawn anew in every layer and step, else 0;
-                      one draw for all heads; a row masked as a whole stays as it is
-        smoothing     mu_ij = log((1 - strength) + strength / (n A_ij)), which makes of the attention weights
-                      A the mixture (1 - strength) A + strength / n; n: keys that query i may see
+    The attention weights of every layer are softmax(Q K^T / sqrt(D) + mu); evaluation has no bias.
 
     Args:
-        kind: "random_mask" or "smoothing".
+        kind: "random_mask": mu_ij = -10000 with probability `strength`, drawn anew in every layer and step,
+            else 0; one draw for all heads; a row masked as a whole stays as it is.
+            "smoothing": mu_ij = log((1 - strength) + strength / (n A_ij)), which makes of the attention
+            weights A the mixture (1 - strength) A + strength / n; n: keys that query i may see.
         strength: 0 (ordinary attention) to 1.
-    """
-
-    kind: str
-    strength: float
-
-    def __post_init__(self):
-        if self.kind not in PRIORS:
-            raise InputError(f"unknown prior {self.kind!r}; choose one of {', '.join(PRIORS)}")
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"the strength of a prior must be from 0 to 1, but is {self.strength}")
-
-
-@contextmanager
-def attention_prior(model: PreTrainedModel, prior: Prior) -> Iterator[None]:
-    """While this is open, `model` trains with the prior in every layer; evaluation is ordinary attention.
 
     Raises:
-        InputError: the model's family does not support ASA (see `wrap`), or it is a causal decoder.
+        InputError: an argument is not one of these, the model's family does not support ASA (see `wrap`), or
+            it is a causal decoder.
     """
+    if kind not in PRIORS:
+        raise InputError(f"unknown prior {kind!r}; choose one of {', '.join(PRIORS)}")
+    if not 0 <= strength <= 1:
+        raise InputError(f"the strength of a prior must be from 0 to 1, but is {strength}")
     if any(getattr(module, "is_causal", False) for module in find_self_attention(model)):
         raise InputError("the priors are made for encoders; this model is a causal decoder")
 
     def add_prior(module, args, kwargs):
-        return args, kwargs | ({"prior": prior} if module.training else {})
+        return args, kwargs | ({"prior": (kind, strength)} if module.training else {})
 
     implementation = model.config._attn_implementation
     hook = model.register_forward_pre_hook(add_prior, with_kwargs=True)
@@ -64,23 +53,24 @@ def attention_prior(model: PreTrainedModel, prior: Prior) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
-def _prior_attention_forward(module, query, key, value, attention_mask, prior=None, **kwargs):
+def _prior_attention_forward(module, query, key, value, attention_mask, prior=(None, 0.0), **kwargs):
     """The function behind attn_implementation="asa_prior"; q, k, v: (B, H, L, D) -> (B, L, H, D)."""
-    if prior is not None and prior.kind == "random_mask":
+    kind, strength = prior
+    if kind == "random_mask":
         bias = torch.rand(query.shape[0], 1, query.shape[2], key.shape[2], device=query.device)
-        bias = torch.where(bias < prior.strength, MASKED_SCORE, 0.0).to(query.dtype)  # (B, 1, L, L)
+        bias = torch.where(bias < strength, MASKED_SCORE, 0.0).to(query.dtype)  # (B, 1, L, L)
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min / 2)
         attention_mask = bias
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if prior is not None and prior.kind == "smoothing":
+    if kind == "smoothing":
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
         if attention_mask is None:
             mean = value.mean(2, keepdim=True)  # (B, H, 1, D)
         else:
             uniform = attention_mask / attention_mask.sum(-1, keepdim=True).clamp_min(1)
             mean = uniform.to(value.dtype) @ value  # (B, 1, L, L) x (B, H, L, D) -> (B, H, L, D)
-        output = (1 - prior.strength) * output + prior.strength * mean.transpose(1, 2)
+        output = (1 - strength) * output + strength * mean.transpose(1, 2)
     return output, None
 
 
@@ -91,7 +81,7 @@ AttentionMaskInterface.register("asa_prior", sdpa_mask)
 def perturbed_embeddings(
     model: PreTrainedModel, batch: Mapping[str, Tensor], size: float, steps: int = 1
 ) -> Tensor:
-    """Word embeddings, moved to where the model doubts its own prediction most.
+    """Word embeddings, moved to where the model doubts its own prediction most::
 
         delta = radius g / |g|,   g = gradient of CE(logits, the model's own prediction)
         radius = size |x|,        all norms over the real tokens of one example

@@ -2,22 +2,21 @@
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from numbers import Real
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-import transformers
-
+from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.wrap import AsaConfig
+
+if TYPE_CHECKING:
+    import transformers
 
 Prior = Literal["random_mask", "smoothing"]
 Method = Literal["asa", "rdrop", "naive", Prior]
 PRIORS: tuple[str, ...] = get_args(Prior)
 METHODS: tuple[str, ...] = get_args(Method)
-DECIDED = ("output_dir", "disable_tqdm")  # TrainingArguments that follow from `train`'s own arguments
 
 
 @dataclass
@@ -40,7 +39,7 @@ class TrainConfig:
         training: any other field of `transformers.TrainingArguments`, by its name.
 
     Raises:
-        InputError: a value cannot be used, or `training` names a field that does not exist.
+        InputError: a value cannot be used.
     """
 
     # The reference's GLUE runs: 2e-5, batches of 32, 3 to 6 epochs, at most 128 tokens.
@@ -65,34 +64,19 @@ class TrainConfig:
         counts = "per_device_train_batch_size", "max_seq_length"
         for name in ("num_train_epochs", "learning_rate", "adversary_learning_rate", *counts):
             value = getattr(self, name)
-            if value is None and name == "adversary_learning_rate":
-                continue
-            if not _is_number(value) or value <= 0:
+            optional = value is None and name == "adversary_learning_rate"
+            if not optional and (not _is_number(value) or value <= 0):
                 raise InputError(f"{name} must be a finite number > 0, but is {value!r}")
         for name in (*counts, "seed"):
-            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+            if type(getattr(self, name)) is not int:
                 raise InputError(f"{name} must be an integer, but is {getattr(self, name)!r}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be from 0 to {2**32 - 1}, but is {self.seed}")
         if not _is_number(self.strength) or not 0 <= self.strength <= 1:
             raise InputError(f"strength must be a number from 0 to 1, but is {self.strength!r}")
-        self._check_training()
-
-    def _check_training(self) -> None:
-        own = {f.name for f in dataclasses.fields(self)}
-        for name in self.training:
-            if name in own:
-                raise InputError(f"{name} is a field of TrainConfig; set it there, not in `training`")
-            if name in DECIDED:
-                raise InputError(f"{name} cannot be set in `training`: it is an argument of train")
-        if not self.training:
-            return
-        known = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.init}
-        for name in self.training:
-            if name not in known:
-                near = get_close_matches(name, [*own, *known], n=3)
-                hint = f"; did you mean {' or '.join(near)}?" if near else ""
-                raise InputError(f"transformers.TrainingArguments has no field {name!r}{hint}")
+        for name in (*(f.name for f in dataclasses.fields(self)), "output_dir", "disable_tqdm"):
+            if name in self.training:
+                raise InputError(f"`training` cannot set {name}: TrainConfig or `train` itself does")
 
     def asa_config(self) -> AsaConfig:
         """What to wrap the model with, under the methods asa and rdrop."""
@@ -100,16 +84,19 @@ class TrainConfig:
 
     def training_arguments(
         self, folder: str, keep: bool = True, progress: bool = True
-    ) -> transformers.TrainingArguments:
+    ) -> "transformers.TrainingArguments":
         """The TrainingArguments of a run that writes its checkpoints to `folder`.
 
         Args:
             keep: save after every epoch, so that a run that is stopped leaves something.
-            progress: show bars and log lines.
+            progress: show bars, if stderr is a terminal.
 
         Raises:
-            InputError: transformers refuses a value or a combination of them.
+            InputError: transformers refuses a name, a value or a combination of them.
         """
+        import torch  # here, because --help does not wait for it
+        import transformers
+
         cuda = torch.cuda.is_available()
         defaults = {
             "warmup_steps": 0.1,  # a share of all steps
@@ -128,11 +115,12 @@ class TrainConfig:
             "use_cpu": not torch.accelerator.is_available() or (self.bf16 and not cuda),
             "report_to": "none",  # nothing leaves the machine unasked
         }
-        own = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed", "bf16")
-        own += ("load_best_model_at_end",)
-        given = {name: getattr(self, name) for name in own} | {"disable_tqdm": not progress}
+        known = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
+        own = {name: value for name, value in vars(self).items() if name in known}
+        # A bar in a file cannot be read.
+        given = {**defaults, **self.training, **own, "disable_tqdm": not (progress and sys.stderr.isatty())}
         try:
-            arguments = transformers.TrainingArguments(folder, **{**defaults, **self.training, **given})
+            arguments = transformers.TrainingArguments(folder, **given)
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(f"transformers.TrainingArguments refuses these options: {error}") from error
         absent = {*arguments.report_to} - {*transformers.integrations.get_available_reporting_integrations()}

@@ -1,37 +1,19 @@
 """Accuracy of a text classifier on every split of a dataset, and the checks of what goes into a model."""
 
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-import transformers
 from datasets import DatasetDict
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
-from asa_mini.model import check_padding
-from asa_mini.train.data import label_names, tokenize
+from asa_mini.train.config import TrainConfig
+from asa_mini.train.data import check_dataset, label_names, tokenize
 from asa_mini.train.models import align_labels
-
-
-class CheckedPadding(DataCollatorWithPadding):
-    """Pads a batch, and raises InputError if one of its examples has no token at all."""
-
-    def __call__(self, features):
-        batch = super().__call__(features)
-        check_padding(batch["attention_mask"])
-        return batch
 
 
 def evaluate(
@@ -52,26 +34,24 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}")
-    check_max_length(model, max_length)
-    check_dataset(dataset, model.config.num_labels)
+    tokens = model_inputs(dataset, model, tokenizer, max_length)
+    options = {"per_device_eval_batch_size": batch_size, "eval_strategy": "no"}
     with tempfile.TemporaryDirectory() as scratch, given_back(model):
         trainer = Trainer(
             model=model,
-            args=TrainingArguments(
-                scratch,
-                per_device_eval_batch_size=batch_size,
-                train_sampling_strategy="group_by_length",
-                dataloader_pin_memory=torch.cuda.is_available(),
-                report_to="none",
-                disable_tqdm=not (progress and sys.stderr.isatty()),  # a bar in a file cannot be read
-            ),
+            args=TrainConfig(training=options).training_arguments(scratch, keep=False, progress=progress),
             processing_class=tokenizer,
-            data_collator=CheckedPadding(tokenizer),
             compute_metrics=accuracy,
         )
-        trainer.remove_callback(transformers.PrinterCallback)
-        label_ids = align_labels(model.config, label_names(dataset))
-        return evaluate_splits(trainer, tokenize(dataset, tokenizer, max_length, label_ids))
+        trainer.remove_callback(PrinterCallback)
+        return evaluate_splits(trainer, tokens)
+
+
+def model_inputs(dataset: DatasetDict, model, tokenizer, max_length: int, needed: Sequence[str] = ()):
+    """What `tokenize` returns, with the model's own numbers of the labels; InputError if it has no use."""
+    check_max_length(model, max_length)
+    check_dataset(dataset, model.config.num_labels, needed)
+    return tokenize(dataset, tokenizer, max_length, align_labels(model.config, label_names(dataset)))
 
 
 @contextmanager
@@ -96,18 +76,11 @@ def evaluate_splits(trainer: Trainer, tokens: DatasetDict) -> dict:
     """What `evaluate` returns, from tokens and a trainer that measures `accuracy`."""
     results = {}
     for split, rows in tokens.items():
-        if split == "train":
-            continue
-        scores = trainer.evaluate(rows)
-        right = round(scores["eval_accuracy"] * len(rows))
-        interval = binomtest(right, len(rows)).proportion_ci(0.95, method="wilson")
-        results[split] = {
-            "accuracy": scores["eval_accuracy"],
-            "loss": scores["eval_loss"],
-            "n": len(rows),
-            "low": interval.low,
-            "high": interval.high,
-        }
+        if split != "train":
+            scores, n = trainer.evaluate(rows), len(rows)
+            interval = binomtest(round(scores["eval_accuracy"] * n), n).proportion_ci(0.95, method="wilson")
+            results[split] = {name: scores[f"eval_{name}"] for name in ("accuracy", "loss")}
+            results[split] |= {"n": n, "low": interval.low, "high": interval.high}
     return results
 
 
@@ -121,28 +94,4 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
         raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
     positions = max_positions(model)
     if positions is not None and max_length > positions:
-        raise InputError(
-            f"max_seq_length {max_length} is longer than the model's {positions} positions; lower it"
-        )
-
-
-def check_dataset(dataset: DatasetDict, num_labels: int, needed: tuple[str, ...] = ()) -> None:
-    """Raise InputError unless the `needed` splits are there and every split has usable texts and labels."""
-    for split in needed:
-        if split not in dataset:
-            raise InputError(f"the dataset has no split {split!r}, only {', '.join(dataset)}")
-    for split, rows in dataset.items():
-        missing = {"text", "label"} - set(rows.column_names)
-        if missing:
-            raise InputError(
-                f"split {split!r} has no column {min(missing)!r}, only {', '.join(rows.column_names)}"
-            )
-        if not len(rows):
-            raise InputError(f"split {split!r} is empty")
-        for row, (text, label) in enumerate(zip(list(rows["text"]), list(rows["label"]), strict=True)):
-            if not isinstance(text, str):
-                raise InputError(f"split {split!r}, row {row}: the text is {text!r}, not a string")
-            if isinstance(label, bool):  # an int to Python, but no class to the loss
-                raise InputError(f"split {split!r}, row {row}: label {label} is no number; give 0 and 1")
-            if not isinstance(label, int) or not 0 <= label < num_labels:
-                raise InputError(f"split {split!r}, row {row}: label {label!r} is not in 0..{num_labels - 1}")
+        raise InputError(f"max_seq_length {max_length} exceeds the model's {positions} positions; lower it")

