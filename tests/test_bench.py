@@ -40,8 +40,8 @@ def test_command_writes_the_table(tiny, tmp_path, capsys, monkeypatch):
     # Four processes that import torch would be a long test of multiprocessing.
     monkeypatch.setattr(bench, "_peak_memory_of", lambda *_: 1.5)
     output = tmp_path / "bench.json"
-    shape = ["--batch-size", "2", "--length", "8", "--repeats", "2"]
-    assert main(["bench", "step", "--model", tiny, *shape, "--output", str(output)]) == 0
+    shape = ["--batch_size", "2", "--length", "8", "--repeats", "2"]
+    assert main(["bench", "step", "--model_name_or_path", tiny, *shape, "--output_file", str(output)]) == 0
     rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
     assert [row["kind"] for row in rows] == list(bench.kinds())
     assert rows[0]["ratio"] == 1

@@ -57,7 +57,7 @@ def test_bytes_grow_as_they_should():
 def test_command_writes_the_table(tmp_path, capsys):
     output = tmp_path / "attention.json"
     shape = ["--length", "8", "16", "--tokens", "32", "--heads", "2", "--dim", "8", "--dtype", "float32"]
-    assert main(["bench", "attention", *shape, "--output", str(output)]) == 0
+    assert main(["bench", "attention", *shape, "--output_file", str(output)]) == 0
     result = json.loads(output.read_text(encoding="utf-8"))
     kinds = tuple(bench.KINDS) if torch.cuda.is_available() else bench.CPU_KINDS
     assert [(row["length"], row["kind"]) for row in result["rows"]] == [

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 # for the module or the folder asa_mini/NAME, but for those of its parts that are named themselves.
 ORDER = [
     "errors", "gradient_reversal", "adversary", "kernels", "attention", "config", "objective", "hf", "model",
-    "wrap", "__init__", "train.files", "train.planting", "train.config", "train.models", "train.data",
-    "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run", "train", "look",
-    "bench", "options", "cli", "__main__",
+    "wrap", "__init__", "train.files", "train.options", "train.planting", "train.config", "train.models",
+    "train.data", "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run", "train",
+    "look", "bench", "cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("asa_mini", "asa_classroom", "results", "site", "tests")
 LONGEST = 300  # lines
