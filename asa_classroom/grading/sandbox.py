@@ -108,7 +108,7 @@ def run_notebooks(
 
 
 class Sandbox:
-    """The process of one notebook, with a folder in `root`."""
+    """The process of one notebook, with a folder in `root`; `threads` goes to OMP_NUM_THREADS."""
 
     def __init__(self, work: Work, root: Path, hidden: list[Path] | None, timeout: float, threads: str):
         self.work, self.stopped = work, ""
@@ -139,20 +139,18 @@ class Sandbox:
         """Whether the process has ended, or has to be stopped because it is over a limit."""
         if self.process.poll() is not None:
             return True
-        now, used = time.monotonic(), 0
         if not self.ready and self.results.stat().st_size:
-            self.ready = now  # importing torch is not the student's time
+            self.ready = time.monotonic()  # importing torch is not the student's time
+        used = 0
         with contextlib.suppress(psutil.Error):  # one has ended just now
             self.family = [self.process, *self.process.children(recursive=True)]
             used = sum(process.memory_info().rss for process in self.family)
-        limits = {
-            f"more than {memory} MiB of memory": used > memory * 2**20,
-            f"more than {DISK} MiB written to disk": folder_size(self.home) > DISK * 2**20,
-            f"the notebook's {timeout:g} s are used up: the rest was not run (--timeout)": self.ready
-            and now - self.ready > timeout,
-            f"the imports took more than {STARTUP} s": not self.ready and now - self.born > STARTUP,
-        }
-        self.stopped = next((reason for reason, reached in limits.items() if reached), "")
+        if used > memory * 2**20:
+            self.stopped = f"more than {memory} MiB of memory"
+        elif folder_size(self.home) > DISK * 2**20:
+            self.stopped = f"more than {DISK} MiB written to disk"
+        elif time.monotonic() > (self.ready + timeout if self.ready else self.born + STARTUP):
+            self.stopped = f"the notebook's {timeout:g} s are used up: the rest was not run (--timeout)"
         return bool(self.stopped)
 
     def kill(self) -> None:
@@ -169,7 +167,8 @@ class Sandbox:
 
     def finish(self) -> None:
         """Move the results to `work`, and clean up."""
-        work, place, code = self.work, "", self.process.poll()
+        work, place = self.work, ""
+        code = self.process.poll()  # bubblewrap adds 128 to a signal, as a shell does
         self.kill()
         work.seconds = time.monotonic() - self.born
         with open(self.results, encoding="utf-8", errors="replace") as file:
@@ -183,18 +182,10 @@ class Sandbox:
                     work.outcomes[str(result["step"])] = str(result["state"]), plain(result["message"])
                 if "error" in result:
                     work.errors.append(plain(result["error"]))
-        if self.stopped and place != "end":
-            work.notes.append(f"stopped in {place or 'the start'}: {self.stopped}")
-        elif place != "end":
-            where = f"its process ended in {place}" if place else "the grading process did not start"
-            work.notes.append(f"{where}: {ending(code)}")
-
-
-def ending(code: int) -> str:
-    """An exit code in words; bubblewrap adds 128 to a signal, as a shell does."""
-    number = -code if code < 0 else code - 128
-    known = number in signal.valid_signals()
-    return f"signal {number}, {signal.strsignal(number)}" if known else f"exit code {code}"
+        if place != "end":
+            where = place or "the imports"
+            ended = f"its process ended in {where}: exit code {code}"
+            work.notes.append(f"stopped in {where}: {self.stopped}" if self.stopped else ended)
 
 
 def folder_size(folder: Path) -> int:
