@@ -1,6 +1,8 @@
 """The classroom's command line: `python -m asa_classroom notebooks | exercises | grade`."""
 
 import argparse
+import signal
+import sys
 
 from asa_classroom import exercises, grading, notebooks
 from asa_mini.cli import run
@@ -8,8 +10,15 @@ from asa_mini.train.options import HelpFormatter
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command, see `asa_mini.cli.run`."""
-    return run(build_parser(), argv)
+    """Run one command, see `asa_mini.cli.run`; SIGTERM counts as Ctrl-C: processes end with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run(build_parser(), argv)
+    except ModuleNotFoundError as error:
+        print(f"asa_mini: error: this needs {error.name}: pip install 'asa_mini[classroom]'", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from asa_classroom.publishing import publish, repository_path
+from asa_classroom.publishing import publish
 from asa_classroom.stored import read_notebook
 from asa_mini.errors import DataFileError, InputError, NotebookError
 from asa_mini.train.files import write_text
@@ -80,13 +80,15 @@ def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Pa
         DataFileError: `source` holds no notebook.
         InputError: `output` holds the originals, or is published with solutions though `show_solutions` is
             False, or the guide lacks its marks.
-        NotebookError: see `student_version`, `questions_and_answers` and `read_notebook`.
+        NotebookError: see `student_version`, `fill_guide` and `read_notebook`.
     """
-    folder = source.parent
-    published = output.resolve() == (folder / "exercises").resolve()
+    import nbformat
+
+    folder, place = source.parent, output.resolve()
+    published = place == (folder / "exercises").resolve()
     if published and not show_solutions:
         raise InputError(f"{output} is published with folded solutions: choose another --output")
-    if output.resolve() in (source.resolve(), folder.resolve()):
+    if place in (source.resolve(), folder.resolve()):
         raise InputError(f"{output} holds the originals: choose another --output")
     solutions = {path: read_notebook(path) for path in sorted(source.glob("*.ipynb"))}
     if not solutions:
@@ -101,47 +103,34 @@ def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Pa
         if guide.exists():
             texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
     for path, notebook in notebooks.items():
-        texts[path] = _text(publish(notebook, repository_path(path, folder) if published else None))
+        inside = path.resolve().relative_to(folder.resolve()).as_posix() if published else None
+        texts[path] = nbformat.writes(publish(notebook, inside and f"notebooks/{inside}")) + "\n"
     return texts
 
 
-def _text(notebook: Any) -> str:
-    import nbformat
-
-    return nbformat.writes(notebook) + "\n"
-
-
-def questions_and_answers(solution: Any, name: str) -> str:
-    """Return the why-questions of a solution notebook with their answers, in Markdown.
-
-    Raises:
-        NotebookError: the cell before an answer asks no `**Why?**`.
-    """
-    texts = [f"### {name}"]
-    for question, cell in zip(solution.cells, solution.cells[1:], strict=False):
-        answer = SOLUTION.search(cell.source) if cell.cell_type == "markdown" else None
-        if answer:
-            why = WHY.search(question.source)
-            if not why:
-                raise NotebookError(f"{name}, cell {question.id}: no **Why?** before the answer in {cell.id}")
-            asked = f"**`{cell.id.removesuffix('-answer')}`** {' '.join(why[1].split())}"
-            texts.append(f"{asked}\n\n{indent(answer[2].strip(), '> ')}")
-    return "\n\n".join(texts)
-
-
 def fill_guide(guide: str, solutions: dict[Path, Any]) -> str:
-    """Return the instructor's guide with the questions and answers of all solutions between its two marks.
+    """Return the instructor's guide with the why-questions and their answers between its two marks.
 
     Raises:
         InputError: the marks are missing.
-        NotebookError: see `questions_and_answers`.
+        NotebookError: the cell before an answer asks no `**Why?**`.
     """
     head, start, rest = guide.partition(GUIDE_START)
     _, end, tail = rest.partition(GUIDE_END)
     if not (start and end):
         raise InputError(f"the instructor's guide needs the lines {GUIDE_START} and {GUIDE_END}")
-    texts = [questions_and_answers(solution, path.stem) for path, solution in solutions.items()]
-    return "\n\n".join([head + start, *texts, end + tail])
+    texts = [head + start]
+    for path, solution in solutions.items():
+        texts.append(f"### {path.stem}")
+        for question, cell in zip(solution.cells, solution.cells[1:], strict=False):
+            answer = SOLUTION.search(cell.source) if cell.cell_type == "markdown" else None
+            why = WHY.search(question.source)
+            if answer and not why:
+                raise NotebookError(f"{path.stem}, cell {question.id}: no **Why?** before {cell.id}")
+            if answer:
+                texts.append(f"**`{cell.id.removesuffix('-answer')}`** {' '.join(why[1].split())}")
+                texts.append(indent(answer[2].strip(), "> "))
+    return "\n\n".join([*texts, end + tail])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,10 +150,10 @@ def main(args: argparse.Namespace) -> None:
     """
     texts = generate(args.source, args.output, not args.no_solutions)
     args.output.mkdir(parents=True, exist_ok=True)
-    changed = 0
-    for path, text in texts.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
-            print(path)
-            changed += 1
-    print(f"{changed} of {len(texts)} files changed")
+    changed = [
+        path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in changed:
+        write_text(path, texts[path])
+        print(path)
+    print(f"{len(changed)} of {len(texts)} files changed")

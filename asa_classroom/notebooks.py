@@ -6,11 +6,8 @@ failing `!command` or a `sys.exit(0)` half way, and waits for ever for a hanging
 
 import argparse
 import ast
-import importlib.util
 import logging
 import re
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 
 from asa_classroom.numbers import moved, read_numbers
 from asa_classroom.stored import KERNEL, one_line, read_notebook, sources_digest
-from asa_mini.errors import AsaError, DataFileError, InputError, NotebookError
+from asa_mini.errors import DataFileError, InputError, NotebookError
 from asa_mini.train.files import write_json, write_text
 
 KERNEL_ENVIRONMENT = {
@@ -48,20 +45,18 @@ def run_notebook(
         write_back: also store the outputs in the notebook at `path` itself.
 
     Returns:
-        Seconds that the run took.
+        seconds that the run took
 
     Raises:
         NotebookError: a rule of `read_notebook` is broken, an equation cannot be converted, a cell failed, or
             with the default parameters a key number is not what the stored run found; the message says which.
         InputError: `output` is `path`, or `write_back` is combined with parameters.
-        AsaError: the packages of the `notebooks` extra are not installed.
     """
-    _require_jupyter()
     import nbformat
 
     from asa_classroom.pages import notebook_page
 
-    path, output = Path(path).resolve(), Path(output).resolve()
+    path, output, parameters = Path(path).resolve(), Path(output).resolve(), dict(parameters or {})
     if output == path:
         raise InputError(f"the output would replace {path.name} itself: use another folder, or --in-place")
     if write_back and parameters:
@@ -70,20 +65,17 @@ def run_notebook(
     notebook_page(source, path)  # what its page cannot show is told now, not after minutes
     start = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
-    html, numbers, failed, partial = map(
-        output.with_suffix, (".html", ".json", ".failed.ipynb", ".partial.ipynb")
-    )
+    suffixes = ".html", ".json", ".failed.ipynb", ".partial.ipynb"
+    html, numbers, failed, partial = map(output.with_suffix, suffixes)
     try:
-        executed = _execute(source, path, partial, dict(parameters or {}), timeout)
+        executed = _execute(source, path, partial, parameters, timeout)
         page, text = notebook_page(executed, path), nbformat.writes(executed) + "\n"
         found = read_numbers(executed)
         faults = [] if parameters or write_back else moved(read_numbers(source), found)
         if faults:
             raise NotebookError(f"{path.name}: {'; '.join(faults)}; if that is right, store it by --in-place")
         if found:
-            write_json(
-                numbers, {"notebook": path.name, "parameters": dict(parameters or {}), "numbers": found}
-            )
+            write_json(numbers, {"notebook": path.name, "parameters": parameters, "numbers": found})
         write_text(html, page)
         write_text(output, text)
         if write_back:
@@ -106,7 +98,7 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellTimeoutError
 
     class OwnKernel(AsyncKernelManager):
         """Starts this very Python, whichever kernels called `python3` are installed around it."""
@@ -147,8 +139,6 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
         raise failure(f"{error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
         raise failure(f"no result after {timeout} s; raise --timeout, or make the cell faster") from error
-    except DeadKernelError as error:
-        raise failure("the kernel died (out of memory, or a crash in native code)") from error
     except Exception as error:
         raise failure(f"{type(error).__name__}: {error}") from error
 
@@ -162,31 +152,23 @@ def _execute(source: Any, path: Path, partial: Path, parameters: dict[str, Any],
     return executed
 
 
-def _require_jupyter() -> None:
-    for name in ("papermill", "nbformat", "nbconvert", "ipykernel", "math_core"):
-        if importlib.util.find_spec(name) is None:
-            raise AsaError(f"running notebooks needs {name}: pip install 'asa_mini[classroom]'")
-
-
 def run_notebooks(
-    paths: str | Path | Sequence[str | Path],
+    paths: Sequence[str | Path],
     output_dir: str | Path,
     timeout: int = 600,
     parameters: Mapping[str, Any] | None = None,
     write_back: bool = False,
-) -> list[tuple[str, float, str]]:
-    """Check every notebook of `paths`, then run them in order up to the first failure, and print a summary.
+) -> None:
+    """Check every notebook of `paths`, then run them in order up to the first failure; print a line for each.
 
-    A folder stands for its own `*.ipynb`, in name order; the other arguments and errors are those of
-    `run_notebook`. Returns (file name, seconds, "ok") for each notebook.
+    A folder stands for its own `*.ipynb`, in name order; the rest as in `run_notebook`.
 
     Raises:
         DataFileError: a path does not exist, or a folder holds no notebook.
         InputError: two notebooks have the same file name, so one's output would replace the other's.
     """
-    _require_jupyter()
     notebooks = []
-    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
+    for path in map(Path, paths):
         found = sorted(path.glob("*.ipynb")) if path.is_dir() else [path]
         if not found:
             raise DataFileError(f"no notebook at {path}")
@@ -195,23 +177,16 @@ def run_notebooks(
         raise InputError("two notebooks have the same file name: run them apart, each with its --output")
     for path in notebooks:  # all of them now: a slip in the last one should not surface after ten minutes
         read_notebook(path, parameters)
-    rows = []
+    left = [path.name for path in notebooks]
     try:
         for path in notebooks:
-            print(f"{path} ...", flush=True)
-            start = time.perf_counter()
+            print(f"{path.name} ... ", end="", flush=True)
             seconds = run_notebook(path, Path(output_dir) / path.name, parameters, timeout, write_back)
-            rows.append((path.name, seconds, "ok"))
-            print(f"{path} ok, {seconds:.1f} s", flush=True)
+            print(f"ok, {seconds:.1f} s", flush=True)
+            left.remove(path.name)
     finally:
-        rest = [(path.name, 0.0, "not run") for path in notebooks[len(rows) :]]
-        if rest:
-            rest[0] = (rest[0][0], time.perf_counter() - start, "failed")
-        width = max(len(path.name) for path in notebooks)
-        print(f"\n{'notebook':{width}}  seconds  status")
-        for name, seconds, status in rows + rest:
-            print(f"{name:{width}}  {seconds:7.1f}  {status}", flush=True)
-    return rows
+        if left:
+            print("failed", *(f"{name} not run" for name in left[1:]), sep="\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,24 +201,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own takes -1e-5 for an option
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the notebooks; return 0, or 1 after a notebook that failed. SIGTERM counts as Ctrl-C.
+def main(args: argparse.Namespace) -> None:
+    """Run the notebooks.
 
     Raises:
-        AsaError: an argument is wrong or a file is missing.
+        AsaError: an argument is wrong, a file is missing, a notebook failed.
     """
     if args.timeout < 1:
         raise InputError(f"--timeout must be at least 1 s, not {args.timeout}")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, stops the kernel
-    try:
-        parameters = {name: _literal(value) for name, value in args.parameters}
-        run_notebooks(args.paths, args.output, args.timeout, parameters, args.in_place)
-    except NotebookError as error:
-        print(f"asa_mini: error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+    parameters = {name: _literal(value) for name, value in args.parameters}
+    run_notebooks(args.paths, args.output, args.timeout, parameters, args.in_place)
 
 
 def _literal(text: str) -> Any:

@@ -4,7 +4,6 @@ The repository's address stands here and nowhere else. `python -m asa_classroom 
 notebooks; stored outputs stay valid, because these cells do not count as their sources.
 """
 
-from pathlib import Path
 from typing import Any
 
 # "OWNER/NAME" on GitHub. None until it is published: a made-up owner could be anybody, and the set-up cell
@@ -78,9 +77,3 @@ def publish(notebook: Any, path: str | None) -> Any:
     rest = [cell for cell in notebook.cells if cell.id not in before]
     notebook.cells = rest[:1] + cells + rest[1:]
     return notebook
-
-
-def repository_path(path: Path, notebooks: Path) -> str | None:
-    """A notebook's path in the repository, given its folder `notebooks`; None if it lies elsewhere."""
-    path, notebooks = path.resolve(), notebooks.resolve()
-    return f"notebooks/{path.relative_to(notebooks).as_posix()}" if path.is_relative_to(notebooks) else None

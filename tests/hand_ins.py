@@ -43,26 +43,26 @@ def homework(path, steps=STEPS, after=(), change=()):
     path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
-def accidents(victim, port, other):
+def accidents(victim, port):
     """{cell: what its error says}: what the guard forbids with and without a wall, and what is just wrong."""
     outside, kept = repr(str(victim)), repr(str(victim / "kept.txt"))
+    rule = "grading allows no network, no other process and no change outside the own folder: "
     return {
         "import os, shutil, sys, socket, subprocess\nsys.exit(3)": "asked to exit",
         "exit()": "asked to exit",
-        "os.kill(os.getppid(), 9)": "no other process: os.kill",
-        f"shutil.rmtree({outside})": "no change outside",
-        f"os.remove({kept})": "no change outside",
-        f"os.rename({kept}, 'mine.txt')": "no change outside",
-        f"open({outside} + '/new.txt', 'w')": "no writing outside",
-        f"os.symlink({outside}, 'link'); open('link/new.txt', 'a')": "no writing outside",
-        f"open({str(other)!r}).read()": "no reading of other notebooks",
-        f"os.symlink({str(other)!r}, 'lesson.txt'); open('lesson.txt')": "no reading of other notebooks",
-        f"socket.create_connection(('127.0.0.1', {port}))": "no network",
-        f"socket.socket().connect(('127.0.0.1', {port}))": "no network: socket.connect",
-        "!ls": "no other process",
-        "subprocess.run(['ls'])": "no other process",
-        "os.system('ls')": "no other process: os.system",
-        "os.fork()": "no other process: os.fork",
+        "os.kill(os.getppid(), 9)": f"{rule}os.kill",
+        f"shutil.rmtree({outside})": f"{rule}shutil.rmtree",
+        f"os.remove({kept})": f"{rule}os.remove",
+        f"os.rename({kept}, 'mine.txt')": f"{rule}os.rename",
+        f"open('own.txt', 'w').close(); os.rename('own.txt', {kept})": f"{rule}os.rename",
+        f"open({outside} + '/new.txt', 'w')": f"{rule}open",
+        f"os.symlink({outside}, 'link'); open('link/new.txt', 'a')": f"{rule}open",
+        f"socket.create_connection(('127.0.0.1', {port}))": f"{rule}socket",
+        f"socket.socket().connect(('127.0.0.1', {port}))": f"{rule}socket.connect",
+        "!ls": rule,
+        "subprocess.run(['ls'])": f"{rule}subprocess.Popen",
+        "os.system('ls')": f"{rule}os.system",
+        "os.fork()": f"{rule}os.fork",
         "input()": "EOFError",
         "try: open('large', 'wb').write(bytes(60 * 2**20))\nfinally: os.remove('large')": "OSError",
         "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd": "its __str__ stopped",
@@ -77,12 +77,12 @@ def attacks(victim, other):
     spawn += "    child = multiprocessing.get_context('spawn').Process(target=os.remove, args=(path,))\n"
     spawn += "    child.start(); child.join()\n    return child.exitcode == 0\n"
     spawn += "open('own.txt', 'w').close()\nassert removed(os.path.abspath('own.txt')), 'no child'\n"
-    hidden = [other, other.parents[2], ROOT / "notebooks", ROOT / "tests", "/etc/passwd"]
+    hidden = [other, other.parents[1], ROOT / "notebooks", ROOT / "tests", "/etc/passwd"]
     network = os.readlink("/proc/self/ns/net")
     return {
         f"{spawn}assert removed({kept}), 'walled'": "AssertionError: walled",
         f"signal.pidfd_send_signal(os.pidfd_open({os.getpid()}), 9)": "Error: [Errno",
-        "assert os.path.exists('lesson.txt'), 'walled'": "AssertionError: walled",  # the link to a notebook
+        f"os.symlink({str(other)!r}, 'lesson.txt'); open('lesson.txt')": "FileNotFoundError",
         f"os.unlink('kept.txt', dir_fd=os.open({outside}, os.O_RDONLY))": "FileNotFoundError",
         f"assert ctypes.CDLL(None).unlink({kept}.encode()) == 0, 'walled'": "AssertionError: walled",
         f"assert any(map(os.path.exists, {[*map(str, hidden)]})), 'walled'": "AssertionError: walled",
@@ -100,5 +100,5 @@ ALLOWED = [  # no errors, and no harm to what comes after
     "import builtins, asa_mini, asa_classroom.checks.harness as harness\n"
     "check = lambda *a: 1 / 0\nbuiltins.print = harness.same = harness.call = asa_mini.wrap = check\n"
     "builtins.open = None\nsys.stdout.close()",
-    "os.chdir('/')",
+    "os.mkdir('deep'); os.chdir('deep')",
 ]

@@ -8,12 +8,11 @@ that holds the exercise's name will do.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
 from asa_classroom.checks import LADDERS
-from asa_classroom.exercises import WHY, nbgrader
+from asa_classroom.exercises import WHY
 from asa_mini.errors import DataFileError, InputError
 
 CALL = re.compile(r"^check\..*$", re.M)
@@ -26,11 +25,11 @@ class Work:
 
     Attributes:
         exercise: a key of `asa_classroom.checks.LADDERS`; None where it is not known.
-        cells: (number, source, step) of the code cells; numbers count all cells from 1. A check's cell names
-            its step and has lost its call of the check: the rest of it runs if our own check has passed.
+        cells: (number, source, step) of the code cells, without calls of the checks, which are ours to run;
+            numbers count all cells from 1. A check's cell names its step, and runs once that has passed.
         answers: (step, question, answer) of the why-questions.
-        outcomes: step -> (passed, failed or unfinished; message); a step without an entry did not run.
-        errors: (number of the cell, one line).
+        outcomes: step -> (passed, failed, unfinished or not run; message).
+        errors: one line for each cell that failed.
     """
 
     student: str
@@ -40,13 +39,9 @@ class Work:
     cells: list[tuple[int, str, str]] = field(default_factory=list)
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     outcomes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    errors: list[tuple[int, str]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    modified: float = 0.0
     seconds: float = 0.0
-
-    def cell(self, number: int) -> str:
-        """A cell's number and first line, to find it by."""
-        lines = next((source for n, source, _ in self.cells if n == number), "").strip().splitlines()
-        return f"cell {number} ({plain(lines[0])[:60]})" if lines else f"cell {number}"
 
 
 def collect(folder: Path) -> list[Work]:
@@ -60,39 +55,36 @@ def collect(folder: Path) -> list[Work]:
     """
     if not folder.is_dir():
         raise DataFileError(f"no folder {folder}: give the one that holds the students' notebooks")
-    students: dict[str, list[str]] = {}  # student -> links
-    found: dict[tuple, list[tuple[float, Work]]] = {}  # (student, exercise) -> (when, what)
+    found: dict[str, dict[str, list[Work]]] = {}  # student -> exercise or file -> from old to new
+    links: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):  # goes into no link
-        parts = path.relative_to(folder).parts
+        top, *nested = parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue  # .ipynb_checkpoints; what macOS adds to a zip file
-        notebook, nested = path.suffix == ".ipynb", len(parts) > 1
-        student = plain(parts[0]) if nested or not notebook else owner(path)
-        if path.is_symlink() and (nested or notebook or path.is_dir()):
-            students.setdefault(student, []).append(plain("/".join(parts)))
-        elif path.is_dir() and not nested:
-            students.setdefault(student, [])
-        elif notebook and path.is_file():
+        if not (nested or path.is_dir() or path.suffix == ".ipynb"):
+            continue  # the teacher's own
+        student = plain(top) if (folder / top).is_dir() else owner(path)
+        mine = found.setdefault(student, {})
+        if path.is_symlink():
+            links.setdefault(student, []).append(plain("/".join(parts)))
+        elif path.suffix == ".ipynb" and path.is_file():
             work = read(path, student)
-            students.setdefault(student, [])
-            found.setdefault((student, work.exercise or path), []).append((path.stat().st_mtime, work))
-    if not found and not any(students.values()):
-        raise DataFileError(f"no notebook (*.ipynb) in {folder}")
+            mine.setdefault(work.exercise or work.file, []).append(work)
     works = []
-    for (_, exercise), several in found.items():
-        *older, newest = [work for _, work in sorted(several, key=lambda pair: pair[0])]
-        if older:
-            note = f"{len(several)} notebooks for {exercise}: {newest.file} is the newest; not "
-            newest.notes.append(note + ", ".join(work.file for work in older))
-        works.append(newest)
-    for student, links in students.items():
-        mine = [work for work in works if work.student == student] or [Work(student, notes=["no notebook"])]
-        mine[0].notes += [f"a link, not followed: {', '.join(links)}"] if links else []
-        works += mine if mine[0] not in works else []
+    for student, mine in found.items():
+        for several in mine.values():
+            *older, newest = sorted(several, key=lambda work: work.modified)
+            names = ", ".join(work.file for work in older)
+            newest.notes += [f"{newest.file} is the newest; not run: {names}"] if older else []
+            works.append(newest)
+        works += [] if mine else [Work(student, notes=["no notebook"])]
+        works[-1].notes += [f"a link, not followed: {', '.join(links[student])}"] if student in links else []
+    if not any(work.file for work in works) and not links:
+        raise DataFileError(f"no notebook (*.ipynb) in {folder}")
     return sorted(works, key=lambda work: (work.student.lower(), work.student, work.exercise or ""))
 
 
-def plain(text: Any) -> str:
+def plain(text: object) -> str:
     """`text` without what could upset a terminal or a file: control characters, halves of characters."""
     whole = str(text).encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in whole)
@@ -109,51 +101,40 @@ def exercise_in(path: Path) -> str | None:
 
 def read(path: Path, student: str) -> Work:
     """Return a notebook as work to do."""
-    work = Work(student, plain(path.name), exercise_in(path))
+    work = Work(student, plain(path.name), exercise_in(path), modified=path.stat().st_mtime)
     try:
-        size = path.stat().st_size / 2**20
-        if size > LARGEST:
-            raise InputError(f"it has {size:.0f} MiB, more than {LARGEST}; clear its outputs")
-        cells, exercise = parse(path.read_text(encoding="utf-8-sig"))
+        parse(path, work)
     except Exception as error:  # as many kinds as a file can be damaged in
-        work.notes.append(f"{work.file} cannot be read: {plain(' '.join(str(error).split()))[:120]}")
-        return work
-    if exercise in LADDERS:
-        work.exercise = exercise
-    if work.exercise is None:
-        work.notes.append(
-            f"{work.file} is none of the exercises: neither its metadata nor its name says which"
-        )
-    question = ""
-    for number, cell in enumerate(cells, start=1):
-        graded, solution = nbgrader(cell, "grade"), nbgrader(cell, "solution")
-        name = str(cell["metadata"].get("nbgrader", {}).get("grade_id", cell.get("id", "")))
-        if cell["cell_type"] == "code":
-            checks = (graded and not solution) or name.endswith("-check")
-            source = CALL.sub("", cell["source"]) if checks else cell["source"]
-            work.cells.append((number, source, name.removesuffix("-check") if checks else ""))
-        elif cell["cell_type"] == "markdown":
-            if solution or name.endswith("-answer"):
-                answer = plain(cell["source"]).strip()
-                work.answers.append((plain(name).removesuffix("-answer"), question, answer))
-            why = WHY.search(cell["source"])
-            question = plain(" ".join(why[1].split())) if why else ""
+        work.cells, reason = [], plain(" ".join(str(error).split()))[:120]
+        work.notes.append(f"{work.file} cannot be read, ask for it again: {reason}")
+    else:
+        if work.exercise is None:
+            what = "is none of the exercises: neither its metadata nor its name says which"
+            work.notes.append(f"{work.file} {what}")
     return work
 
 
-def parse(text: str) -> tuple[list[Any], str]:
-    """Return the cells of a notebook of any format, and the exercise that its metadata names ("" if none).
+def parse(path: Path, work: Work) -> None:
+    """Fill in the exercise, the code cells and the answers of the notebook at `path`.
 
     Raises:
-        Exception: of some kind, if `text` is not a notebook.
+        InputError: it is too large.
+        Exception: of some kind, if it is not a notebook.
     """
-    try:
-        notebook = nbformat.reader.reads(text)
-    except nbformat.reader.NotJSONError:  # its own message shows the beginning, which looks well
-        raise ValueError("cut off or damaged; ask for it again") from None
+    if path.stat().st_size > LARGEST * 2**20:
+        raise InputError(f"more than {LARGEST} MiB; the outputs should be cleared")
+    notebook = nbformat.reader.reads(path.read_text(encoding="utf-8-sig"))
     notebook = nbformat.convert(notebook, 4)  # no validation: it refuses what can be graded
-    for cell in notebook.cells:
-        if not isinstance(cell.source, str):
-            raise ValueError("a cell without text")
-        nbgrader(cell, "grade")
-    return notebook.cells, str(notebook.metadata.get("asa_mini", {}).get("exercise", ""))
+    named = notebook.metadata.get("asa_mini", {}).get("exercise")
+    work.exercise = named if named in LADDERS else work.exercise
+    question = ""
+    for number, cell in enumerate(notebook.cells, start=1):
+        name = plain(cell.metadata.get("nbgrader", {}).get("grade_id", cell.get("id", "")))
+        if cell.cell_type == "code":
+            step = name.removesuffix("-check") if name.endswith("-check") else ""
+            work.cells.append((number, CALL.sub("", cell.source), step))
+        elif cell.cell_type == "markdown":
+            if name.endswith("-answer"):
+                work.answers.append((name.removesuffix("-answer"), question, plain(cell.source).strip()))
+            why = WHY.search(cell.source)
+            question = plain(" ".join(why[1].split())) if why else ""

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from asa_classroom.grading.collect import Work, plain
 
 DISK = 1024  # MiB that a notebook may write
-POLL = 0.1  # seconds between two looks at the processes
+POLL = 0.2  # seconds between two looks at the processes
 STARTUP = 300  # seconds until the worker has imported everything
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
@@ -76,19 +76,28 @@ def variables(home: Path) -> dict[str, str]:
     return kept | FIXED | user | dict.fromkeys(places, str(home))
 
 
-def run_notebooks(works: list[Work], hidden: list[Path] | None, limits: dict[str, float]) -> None:
-    """Run the notebooks and fill in `works`; `hidden` and `limits` as `Sandbox` takes them."""
-    waiting = [work for work in works if work.exercise and work.cells]
+def run_notebooks(
+    works: list[Work], hidden: list[Path] | None, timeout: float, memory: int, jobs: int
+) -> None:
+    """Run the notebooks and fill in `works`.
+
+    Args:
+        hidden: what the wall hides, see `wall`; None for no wall.
+        timeout: seconds for a notebook.
+        memory: MiB for its process and all that it starts.
+        jobs: notebooks that run at a time; they share the cores.
+    """
+    waiting, running = [work for work in works if work.exercise and work.cells], []
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     with (
         tempfile.TemporaryDirectory(prefix="asa_mini-grade-", ignore_cleanup_errors=True) as root,
         tqdm(total=len(waiting), unit="notebook", disable=None) as bar,
     ):
-        running: list[Sandbox] = []
         try:
             while waiting or running:
-                while waiting and len(running) < limits["jobs"]:
-                    running.append(Sandbox(waiting.pop(0), Path(root).resolve(), hidden, **limits))
-                for sandbox in [sandbox for sandbox in running if sandbox.poll()]:
+                while waiting and len(running) < jobs:
+                    running.append(Sandbox(waiting.pop(0), Path(root).resolve(), hidden, timeout, threads))
+                for sandbox in [sandbox for sandbox in running if sandbox.over(timeout, memory)]:
                     sandbox.finish()
                     running.remove(sandbox)
                     bar.update()
@@ -99,19 +108,10 @@ def run_notebooks(works: list[Work], hidden: list[Path] | None, limits: dict[str
 
 
 class Sandbox:
-    """The process of one notebook, with a folder in `root`.
+    """The process of one notebook, with a folder in `root`; `threads` goes to OMP_NUM_THREADS."""
 
-    Args:
-        hidden: what the wall hides, see `wall`; None for no wall.
-        timeout: seconds for the notebook.
-        memory: MiB for the process and all that it starts.
-        jobs: notebooks that run at a time; they share the cores.
-    """
-
-    def __init__(
-        self, work: Work, root: Path, hidden: list[Path] | None, timeout: float, memory: int, jobs: int
-    ):
-        self.work, self.timeout, self.memory = work, timeout, memory
+    def __init__(self, work: Work, root: Path, hidden: list[Path] | None, timeout: float, threads: str):
+        self.work, self.stopped = work, ""
         self.home = Path(tempfile.mkdtemp(dir=root))
         # listing the fonts takes seconds; a list for all would let one student spoil it for the next
         for fonts in Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):
@@ -120,7 +120,6 @@ class Sandbox:
         self.token = secrets.token_hex()  # begins each line that the worker itself has written
         job = {"exercise": work.exercise, "cells": work.cells, "seconds": timeout / 3}
         job |= {"disk": DISK * 2**20, "token": self.token}
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
         before = [] if hidden is None else wall(self.home, hidden)
         with tempfile.TemporaryFile(dir=root) as stdin, open(self.results, "wb") as stdout:
             stdin.write(json.dumps(job).encode())
@@ -134,42 +133,33 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.born = self.started = time.monotonic()
-        self.ready, self.polls, self.stopped = False, 0, ""
+        self.family, self.born, self.ready = [self.process], time.monotonic(), 0.0
 
-    def poll(self) -> bool:
+    def over(self, timeout: float, memory: int) -> bool:
         """Whether the process has ended, or has to be stopped because it is over a limit."""
         if self.process.poll() is not None:
             return True
         if not self.ready and self.results.stat().st_size:
-            self.started, self.ready = time.monotonic(), True  # importing torch is not the student's time
-        self.polls += 1
-        with contextlib.suppress(psutil.Error, OSError):  # it ended just now
-            if sum(process.memory_info().rss for process in self.family()) > self.memory * 2**20:
-                self.stopped = f"more than {self.memory} MiB of memory"
-            if self.polls % 10 == 0 and folder_size(self.home) > DISK * 2**20:
-                self.stopped = f"more than {DISK} MiB written to disk"
-        seconds = time.monotonic() - self.started
-        if self.ready and seconds > self.timeout:
-            self.stopped = f"the notebook's {self.timeout:g} s are used up: the rest was not run (--timeout)"
-        elif not self.ready and seconds > STARTUP:
-            self.stopped = f"the imports took more than {STARTUP} s"
+            self.ready = time.monotonic()  # importing torch is not the student's time
+        used = 0
+        with contextlib.suppress(psutil.Error):  # one has ended just now
+            self.family = [self.process, *self.process.children(recursive=True)]
+            used = sum(process.memory_info().rss for process in self.family)
+        if used > memory * 2**20:
+            self.stopped = f"more than {memory} MiB of memory"
+        elif folder_size(self.home) > DISK * 2**20:
+            self.stopped = f"more than {DISK} MiB written to disk"
+        elif time.monotonic() > (self.ready + timeout if self.ready else self.born + STARTUP):
+            self.stopped = f"the notebook's {timeout:g} s are used up: the rest was not run (--timeout)"
         return bool(self.stopped)
-
-    def family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
 
     def kill(self) -> None:
         """End the process with all that it has started, and remove its folder."""
-        family = [self.process]
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = self.family()
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        with contextlib.suppress(AttributeError, OSError):  # Windows; none is left
-            os.killpg(self.process.pid, signal.SIGKILL)  # children whose parent has gone
-        psutil.wait_procs(family, timeout=60)
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended
+            if hasattr(os, "killpg"):  # not on Windows
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+        psutil.wait_procs(self.family, timeout=60)
         try:
             shutil.rmtree(self.home, ignore_errors=True)
         except RecursionError:  # nested deeper than Python can walk
@@ -177,50 +167,34 @@ class Sandbox:
 
     def finish(self) -> None:
         """Move the results to `work`, and clean up."""
-        work, place, code = self.work, "", self.process.poll()
+        work, place = self.work, ""
+        code = self.process.poll()  # bubblewrap adds 128 to a signal, as a shell does
         self.kill()
         work.seconds = time.monotonic() - self.born
         with open(self.results, encoding="utf-8", errors="replace") as file:
-            lines = file.read(2**22).splitlines()
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off, or a student's after all
-                if line.startswith(self.token):
-                    place = record(work, json.loads(line.removeprefix(self.token))) or place
-        if self.stopped and place != "end":
-            work.notes.append(f"stopped in {place or 'the start'}: {self.stopped}")
-        elif place != "end":
-            where = f"its process ended in {place}" if place else "the grading process did not start"
-            work.notes.append(f"{where}: {ending(code)}")
+            lines = [line for line in file.read(2**22).splitlines() if line.startswith(self.token)]
         self.results.unlink()
-
-
-def ending(code: int) -> str:
-    """An exit code in words; bubblewrap adds 128 to a signal, as a shell does."""
-    number = -code if code < 0 else code - 128
-    known = number in signal.valid_signals()
-    return f"signal {number}, {signal.strsignal(number)}" if known else f"exit code {code}"
-
-
-def record(work: Work, result: dict) -> str:
-    """Note one result of the worker in `work`; returns the place that it has reached, or an empty text."""
-    if "step" in result:
-        work.outcomes[str(result["step"])] = str(result["state"]), plain(result["message"])
-    elif "cell" in result:
-        work.errors.append((int(result["cell"]), plain(result["error"])))
-    else:
-        place = str(result["at"])
-        return work.cell(int(place[5:])) if place.startswith("cell ") else place
-    return ""
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # cut off, or forged
+                result = json.loads(line.removeprefix(self.token))
+                place = plain(result.get("at", place))
+                if "step" in result:
+                    work.outcomes[str(result["step"])] = str(result["state"]), plain(result["message"])
+                if "error" in result:
+                    work.errors.append(plain(result["error"]))
+        if place != "end":
+            where = place or "the imports"
+            ended = f"its process ended in {where}: exit code {code}"
+            work.notes.append(f"stopped in {where}: {self.stopped}" if self.stopped else ended)
 
 
 def folder_size(folder: Path) -> int:
     """Bytes in all files of a folder, without recursion: a student may nest as deep as they like."""
     size, folders = 0, [str(folder)]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+    for place in folders:  # which grows meanwhile
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
+                size += entry.stat(follow_symlinks=False).st_size
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                else:
-                    size += entry.stat(follow_symlinks=False).st_size
     return size

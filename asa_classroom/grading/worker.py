@@ -4,9 +4,7 @@ All code cells run in order. A check runs as soon as a cell has defined what it 
 before a crash or an endless loop counts; what has not passed by the end is tried once more. Every result is
 written at once, one line, to where the process's output went at its start.
 
-`guard` is no wall, which is `sandbox`'s affair: it sees what Python itself does, and tells a student in a
-sentence what is not allowed. The checks share the process with the notebook, so one that is written to cheat
-can do so; its cells show it.
+The checks share the process with the notebook, so one that is written to cheat can do so; its cells show it.
 """
 
 import contextlib
@@ -15,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -24,73 +23,64 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from asa_classroom import checks
-from asa_mini.look import plots
 
 SHOWN = 4000  # characters of a message
 OPEN = io.open  # the notebook may give `open` itself a new meaning
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree")
-NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
-PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn")
+CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree"}
+FORBIDDEN = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
+FORBIDDEN |= {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"}
+FORBIDDEN |= {"os.kill", "os.killpg"}
+RULE = "grading allows no network, no other process and no change outside the own folder"
 
 
 def guard(home: str) -> Callable[[str, tuple], None]:
-    """Return an audit hook: no network or process, no change outside `home`, no notebook read.
+    """Return an audit hook that raises PermissionError where a cell breaks `RULE`.
 
-    What it forbids raises PermissionError. It misses what native code does, processes that multiprocessing
-    spawns, and paths relative to a folder's descriptor.
+    It guards against accidents and tells the student in a sentence; the wall is `sandbox`'s affair. It misses
+    what native code does, processes that multiprocessing spawns, and paths relative to an open folder.
     """
     # Kept here, because the notebook may give os.path and the rest a new meaning.
-    realpath, fsdecode, own, inside = os.path.realpath, os.fsdecode, os.getpid(), (home + os.sep, os.devnull)
-
-    def outside(path: Any) -> str:
-        """The path if it lies outside `home`, else an empty text; a file descriptor was opened lawfully."""
-        real = "" if isinstance(path, int) or path is None else realpath(fsdecode(path))
-        return "" if f"{real}{os.sep}".startswith(inside) else real
+    realpath, fsdecode, sep, own = os.path.realpath, os.fsdecode, os.sep, (home + os.sep, os.devnull)
 
     def hook(event: str, arguments: tuple) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            place = outside(path)
-            if place and (flags or 0) & WRITING:
-                raise PermissionError(f"grading allows no writing outside the own folder: {place}")
-            if place.endswith(".ipynb"):
-                raise PermissionError("grading allows no reading of other notebooks")
-        elif event in CHANGES:
-            relative = isinstance(arguments[-1], int) and arguments[-1] >= 0  # to a folder's descriptor
-            for place in map(outside, arguments[: 2 if event == "os.rename" else 1]):
-                if place and not relative:
-                    raise PermissionError(f"grading allows no change outside the own folder: {event} {place}")
-        elif event in NETWORK:
-            raise PermissionError(f"grading allows no network: {event}")
-        elif event in PROCESSES or (event in ("os.kill", "os.killpg") and arguments[0] != own):
-            raise PermissionError(f"grading allows no other process: {event}")
+        written = event == "open" and (arguments[2] or 0) & WRITING
+        changed = arguments[:1] if written else arguments[:2] if event in CHANGES else ()
+        paths = [path for path in changed if isinstance(path, (str, bytes, os.PathLike))]
+        if event in FORBIDDEN or any(not (realpath(fsdecode(p)) + sep).startswith(own) for p in paths):
+            raise PermissionError(f"{RULE}: {event}")
 
     return hook
 
 
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Throw away what the code inside prints, and raise TimeoutError in it after `seconds` (not on Windows).
+def attempt(function: Callable[[Any], Any], argument: Any, seconds: float) -> BaseException | None:
+    """Call a student's code, throw away what it prints, and return what it raised.
 
-    Code that catches every exception, or native code, goes on; the limit on the whole process ends that.
+    That is TimeoutError after `seconds` (not on Windows). Code that catches every exception, or native code,
+    goes on; the limit on the whole process ends that.
     """
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"no result after {seconds:g} s")
 
     timer = getattr(signal, "setitimer", None)
-    # a new target each time, because a student can close it
-    with OPEN(os.devnull, "w", encoding="utf-8", errors="replace") as sink:
-        try:
-            with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+    try:  # a new target each time, because a student can close it
+        with (
+            OPEN(os.devnull, "w", encoding="utf-8", errors="replace") as sink,
+            redirect_stdout(sink),
+            redirect_stderr(sink),
+        ):
+            try:
                 if timer:
                     signal.signal(signal.SIGALRM, stop)
                     timer(signal.ITIMER_REAL, seconds)
-                yield
-        finally:
-            if timer:
-                timer(signal.ITIMER_REAL, 0)
+                function(argument)
+            finally:
+                if timer:
+                    timer(signal.ITIMER_REAL, 0)
+    except BaseException as error:
+        return error
+    return None
 
 
 def describe(error: BaseException) -> str:
@@ -118,7 +108,7 @@ class Shell(InteractiveShell):
 
     def showtraceback(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def showsyntaxerror(self, *args: Any, **kwargs: Any) -> None: ...
+    showsyntaxerror = showtraceback
 
 
 class Worker:
@@ -130,13 +120,10 @@ class Worker:
     """
 
     def __init__(self, job: dict[str, Any], tell: Callable[..., None]):
-        home = Path.cwd()
-        plots.project_root = lambda: home  # figures would go to the project's own folder
-        self.job, self.tell = job, tell
+        self.cells, self.seconds, self.tell = job["cells"], job["seconds"], tell
         self.steps = dict(checks.ladder(job["exercise"]).steps)
         self.shell = Shell.instance(config=Config(HistoryManager={"enabled": False}))
-        self.names = self.shell.user_ns
-        self.tried: dict[str, Any] = {}
+        self.names, self.tried = self.shell.user_ns, {}
         self.passed: set[str] = set()
         self.slow: set[str] = set()
         ours = ("builtins", "asa_mini", "asa_classroom")
@@ -144,18 +131,14 @@ class Worker:
         self.originals = [(vars(module), dict(vars(module))) for module in modules]
 
     def run(self) -> None:
-        for number, source, step in self.job["cells"]:
+        for number, source, step in self.cells:
             if step and step not in self.passed:
                 continue  # in the notebook, too, the check would have stopped this cell
-            self.tell(at=f"cell {number}")
-            try:
-                with limited(self.job["seconds"]):
-                    result = self.shell.run_cell(source, silent=True)
-                error = result.error_before_exec or result.error_in_exec
-            except BaseException as raised:
-                error = raised
+            place = f"cell {number} ({''.join(source.strip().splitlines()[:1])[:60]})"
+            self.tell(at=place)
+            error = attempt(self.run_cell, source, self.seconds)
             if error is not None:
-                self.tell(cell=number, error=describe(error))
+                self.tell(error=f"{place}: {describe(error)}")
             for name in self.steps:
                 if name in self.names and self.names[name] is not self.tried.get(name):
                     self.check(name)
@@ -163,25 +146,27 @@ class Worker:
             if step not in self.passed | self.slow:
                 self.check(step)
 
+    def run_cell(self, source: str) -> None:
+        self.shell.run_cell(source, silent=True).raise_error()
+
     def check(self, step: str) -> None:
         """Run one check and tell the outcome: passed, failed or unfinished."""
-        state, message = "failed", f"{step}: nothing of this name is defined. Its cell is gone, or stopped."
         start = time.monotonic()
         self.tell(at=f"the check of {step}")
         for module, original in self.originals:  # the notebook may have given print a new meaning
             module.update(original)
+        state, message = "failed", f"{step}: nothing of this name is defined. Its cell is gone, or stopped."
         if step in self.names:
             student = self.tried[step] = self.names[step]
-            try:
-                with limited(self.job["seconds"]):
-                    self.steps[step](student)
+            error = attempt(self.steps[step], student, self.seconds)
+            if error is None:
                 state, message = "passed", ""
-            except checks.CheckFailed as error:
+            elif isinstance(error, checks.CheckFailed):
                 state = "unfinished" if isinstance(error, checks.Unfinished) else "failed"
                 message = str(error)[:SHOWN]
-            except BaseException as error:
+            else:
                 message = f"{step}: the check could not be finished. {describe(error)}"
-        if time.monotonic() - start > self.job["seconds"]:
+        if time.monotonic() - start > self.seconds:
             self.slow.add(step)  # once is enough
         (self.passed.add if state == "passed" else self.passed.discard)(step)
         self.tell(step=step, state=state, message=message)
@@ -190,21 +175,24 @@ class Worker:
 def main() -> None:
     """The job comes in on standard input; the current folder is the student's own."""
     job = loads(sys.stdin.buffer.read())
-    token, results = job.pop("token"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.ftruncate(0, 0)  # other processes here could still read the token in it
     for descriptor in (0, 1):  # neither to be read nor written again
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     sys.path.append(os.getcwd())  # last: a student's random.py must not stand in for the library's
 
     def tell(**record: Any) -> None:
-        results.write(f"{token}{dumps(record)}\n")
+        results.write(f"{job['token']}{dumps(record)}\n")
         results.flush()
 
+    if Path(checks.__file__).parents[2].joinpath("notebooks").is_dir():  # no wall: figures would go there
+        from asa_mini.look import plots
+
+        plots.project_root = Path.cwd
     with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
-        for kind, limit in ((resource.RLIMIT_FSIZE, job["disk"]), (resource.RLIMIT_CORE, 0)):
-            resource.setrlimit(kind, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["disk"], job["disk"]))
     worker = Worker(job, tell)
     sys.addaudithook(guard(os.path.realpath(os.getcwd())))
     tell(at="ready")
