@@ -60,7 +60,7 @@ def test_choosing_a_sentence_a_layer_and_a_head(visit):
     assert_shows(tab, RECORDS[0], 0, None, None)
     tab.select_option("#layer", "1")
     assert_shows(tab, RECORDS[0], 1, None, None)
-    tab.select_option("#head", "2")
+    tab.select_option("#head", label="head 2")
     assert_shows(tab, RECORDS[0], 1, 2, None)
     tab.select_option("#record", "2")
     assert_shows(tab, RECORDS[2], 1, 2, None)
@@ -71,7 +71,7 @@ def test_choosing_a_sentence_a_layer_and_a_head(visit):
 
 def test_pointing_shows_a_token_and_a_click_keeps_it(visit):
     tab, first = visit(), RECORDS[0]
-    tab.select_option("#head", "1")
+    tab.select_option("#head", label="head 1")
     token(tab, 2).hover()
     assert_shows(tab, first, 0, 1, 2)
     struck = tab.locator('text[text-decoration="line-through"]').all_text_contents()

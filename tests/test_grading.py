@@ -35,7 +35,7 @@ def graded(tmp_path_factory):
     students, victim, output, temporary = (base / name for name in ("in", "victim", "out", "tmp"))
     for folder in (students / "empty", students / "__MACOSX", victim, temporary):
         folder.mkdir(parents=True)
-    (victim / "kept.txt").write_text("kept")
+    (victim / "kept.txt").write_text("kept", encoding="utf-8")
     homework(students / "an endless loop" / "a.ipynb", after=[("simultaneous_step", FOR_EVER)])
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
@@ -55,10 +55,10 @@ def graded(tmp_path_factory):
     change += [("slopes", "def slopes(theta, eta, c):\n    return 0.0, 0.0")]
     change += [("slopes-check", "check.slopes(slopes)\n1 / 0")]  # the check would have stopped it
     homework(students / f"{FORMULA}.ipynb", steps=["Reversal"], change=change)
-    (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [')
+    (students / f"damaged_{NAME}.ipynb").write_text('{"cells": [', encoding="utf-8")
     empty = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-    (students / "stranger.ipynb").write_text(empty)
-    (students / "list.txt").write_text("")
+    (students / "stranger.ipynb").write_text(empty, encoding="utf-8")
+    (students / "list.txt").write_text("", encoding="utf-8")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sandbox, "DISK", 50)
@@ -70,7 +70,7 @@ def graded(tmp_path_factory):
         server.accept()  # nobody has called
     server.close()
     assert list(temporary.iterdir()) == []
-    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+    assert [path.read_text(encoding="utf-8") for path in victim.iterdir()] == ["kept"]
     assert sorted(path.name for path in output.iterdir()) == ["grades.csv", "grades.html"]
     page = (output / "grades.html").read_text(encoding="utf-8")
     with open(output / "grades.csv", encoding="utf-8-sig", newline="") as file:
@@ -147,7 +147,7 @@ def test_wall_hides_a_folder_inside_one_that_is_seen(tmp_path, monkeypatch):
     seen, hidden, home = tmp_path / "seen", tmp_path / "seen" / "in", tmp_path / "home"
     for folder in (hidden, home):
         folder.mkdir(parents=True)
-        (folder / "file").write_text("")
+        (folder / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(seen)))
     code = f"""import os
 print(os.listdir({str(seen)!r}), os.listdir({str(hidden)!r}), os.listdir())
@@ -160,7 +160,7 @@ for place in ("/", "/dev/shm/", {str(seen)!r} + "/", {str(hidden)!r} + "/", {str
 
 
 def test_bubblewrap_that_is_not_allowed_to_work(tmp_path, monkeypatch):
-    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n", encoding="utf-8")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sandbox.missing_wall() == "bubblewrap does not work here: bwrap: No permissions"
@@ -175,7 +175,7 @@ def test_without_a_wall_accidents_are_stopped_and_ctrl_c_leaves_nothing_behind(t
     victim, temporary = tmp_path / "victim", tmp_path / "tmp"
     victim.mkdir()
     temporary.mkdir()
-    (victim / "kept.txt").write_text("kept")
+    (victim / "kept.txt").write_text("kept", encoding="utf-8")
     bad = accidents(victim, 1)
     figure = "from asa_mini.look import plots\nplots.show_figure(plots.plt.figure(), 'a', 'a figure')"
     last = "import pathlib; assert not list(pathlib.Path().rglob('a.png')), 'the figure is here'"
@@ -196,7 +196,7 @@ def test_without_a_wall_accidents_are_stopped_and_ctrl_c_leaves_nothing_behind(t
     while "(import time)" not in told:
         assert time.monotonic() < deadline and process.poll() is None, told
         time.sleep(0.1)
-        told = "".join(path.read_text() for path in temporary.rglob("*.jsonl"))
+        told = "".join(path.read_text(encoding="utf-8") for path in temporary.rglob("*.jsonl"))
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -204,7 +204,7 @@ def test_without_a_wall_accidents_are_stopped_and_ctrl_c_leaves_nothing_behind(t
     assert said.startswith("no wall around the notebooks, only a guard against accidents: bubblewrap")
     assert children and not any(child.is_running() for child in children)
     assert list(temporary.iterdir()) == list((tmp_path / "out").iterdir()) == []
-    assert [path.read_text() for path in victim.iterdir()] == ["kept"]
+    assert [path.read_text(encoding="utf-8") for path in victim.iterdir()] == ["kept"]
     errors = [line for line in told.splitlines() if '{"error"' in line]
     for line, error in zip(errors, [*bad.values(), "the figure is here"], strict=True):
         assert error in line

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from asa_mini.errors import InputError
-from asa_mini.look.capture import check_arguments, encode, evaluating
+from asa_mini.look.capture import check_arguments, in_batches, tokens_at
 
 
 def margin(logits: Tensor, classes: Tensor) -> Tensor:
@@ -22,14 +22,12 @@ def margin(logits: Tensor, classes: Tensor) -> Tensor:
         InputError: there is not one class for each row.
     """
     if classes.shape != logits.shape[:1]:  # torch would take the first rows, or broadcast, without a word
-        rows, count = len(logits), classes.numel()
         raise InputError(
-            f"margin needs one class for each row: {rows} row{'s' * (rows != 1)}, "
-            f"{count} class{'es' * (count != 1)} of shape {tuple(classes.shape)} (expand a single one)"
+            f"margin needs one class for each row: {len(logits)} rows, but classes of shape "
+            f"{tuple(classes.shape)} (expand a single one)"
         )
-    chosen = logits.gather(-1, classes[:, None])
-    others = logits.masked_fill(torch.zeros_like(logits).scatter(-1, classes[:, None], 1).bool(), -torch.inf)
-    return chosen[:, 0] - others.logsumexp(-1)
+    own = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, classes[:, None], True)  # one in each row
+    return logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(-1)
 
 
 @torch.no_grad()
@@ -61,17 +59,16 @@ def leave_one_out(
         if len(words) < 2:
             raise InputError(f"leaving a word out of {text!r} leaves nothing: give texts of two words")
         groups.append([text] + [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))])
+
+    def read(plain, chosen, batch):
+        del batch["offset_mapping"]
+        return [*plain(**batch).logits.float().cpu()]
+
     flat = [variant for group in groups for variant in group]
-    order = np.argsort([len(variant) for variant in flat], kind="stable")  # little padding
-    logits = torch.empty(len(flat), model.config.num_labels)
-    with evaluating(model) as plain:
-        for start in range(0, len(flat), batch_size):
-            rows = order[start : start + batch_size]
-            batch, _ = encode(tokenizer, [flat[row] for row in rows], max_length)
-            logits[rows] = plain(**batch.to(plain.device)).logits.float().cpu()
+    logits = torch.stack(in_batches(read, model, tokenizer, flat, max_length, batch_size))
     falls = []
-    for chosen in logits.split([len(group) for group in groups]):
-        scores = margin(chosen, chosen[0].argmax().expand(len(chosen)))
+    for own in logits.split([len(group) for group in groups]):
+        scores = margin(own, own[0].argmax().expand(len(own)))
         falls.append((scores[0] - scores[1:]).numpy())
     return falls
 
@@ -96,20 +93,17 @@ def gradient_times_input(
     Other arguments, the result and the errors are those of `leave_one_out`; texts of one word are welcome.
     """
     texts = check_arguments(model, tokenizer, texts, max_length, batch_size)
-    scores = []
-    with evaluating(model) as plain:
-        embed = plain.get_input_embeddings()
+
+    def read(plain, chosen, batch):
+        spans, embed = batch.pop("offset_mapping").tolist(), plain.get_input_embeddings()
         nothing = 0 if baseline is None else embed.weight[baseline].detach()  # (E,)
-        for start in range(0, len(texts), batch_size):
-            chosen = texts[start : start + batch_size]
-            batch, spans = encode(tokenizer, chosen, max_length)
-            batch = batch.to(plain.device)
-            x = embed(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
-            logits = plain(inputs_embeds=x, **batch).logits
-            (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
-            by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
-            for text, row, places in zip(chosen, by_token, spans, strict=True):
-                words = [word.span() for word in re.finditer(r"\S+", text)]
-                inside = [[s < end and start < e for s, e in places] for start, end in words]
-                scores.append(np.array(inside, dtype=float).reshape(len(words), len(row)) @ row)
-    return scores
+        x = embed(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
+        logits = plain(inputs_embeds=x, **batch).logits
+        (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
+        by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
+        return [
+            np.array([row[tokens_at(places, *word.span())].sum() for word in re.finditer(r"\S+", text)])
+            for text, row, places in zip(chosen, by_token, spans, strict=True)
+        ]
+
+    return in_batches(read, model, tokenizer, texts, max_length, batch_size)

@@ -4,21 +4,22 @@ First in the reading order of asa_mini.look; `measures` comes next and makes num
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
 from asa_mini.model import AsaModel
-from asa_mini.train.evaluation import check_max_length
+from asa_mini.train.evaluation import check_max_length, given_back
 from asa_mini.wrapping import wrap
 
 
@@ -45,16 +46,17 @@ class AttentionRecord:
     probabilities: np.ndarray
     adversarial_probabilities: np.ndarray
 
-    def tokens_at(self, start: int, end: int) -> list[int]:
-        """Indices of the tokens that overlap characters start..end of the text, special tokens never."""
-        return [i for i, (s, e) in enumerate(self.spans) if s < e and s < end and start < e]
-
     def tokens_of_word(self, position: int) -> list[int]:
         """Indices of the tokens of `text.split()[position]`, e.g. of a planted word."""
         words = list(re.finditer(r"\S+", self.text))
         if not 0 <= position < len(words):
             raise InputError(f"there is no word {position} in {self.text!r}; it has {len(words)}")
-        return self.tokens_at(*words[position].span())
+        return tokens_at(self.spans, *words[position].span())
+
+
+def tokens_at(spans: np.ndarray, start: int, end: int) -> list[int]:
+    """Indices of the tokens that overlap characters start..end; spans (L, 2), special tokens never."""
+    return [i for i, (s, e) in enumerate(spans) if s < e and s < end and start < e]
 
 
 @torch.no_grad()
@@ -83,32 +85,28 @@ def capture(
         progress: show a progress bar.
 
     Raises:
-        InputError: an argument is not what its name says, there are no texts, the tokenizer is slow,
-            `max_length` is beyond the model's positions, or the model is no sequence classifier of a family
-            that supports ASA.
+        InputError: see `check_arguments`; or the model is no sequence classifier of a supported family.
     """
     texts = check_arguments(model, tokenizer, texts, max_length, batch_size)
-    records = []
-    with evaluating(model) as plain:
-        wrapped = model if isinstance(model, AsaModel) else wrap(plain, AsaConfig(layers=()))
-        try:
-            with wrapped.attackable():
-                for start in tqdm(range(0, len(texts), batch_size), disable=not progress, desc="capture"):
-                    chosen = texts[start : start + batch_size]
-                    records += _capture_batch(plain, tokenizer, chosen, max_length, perturb)
-        finally:
-            if wrapped is not model:
-                wrapped.unwrap()
-    return records
+    with ExitStack() as undo:
+        if not isinstance(model, AsaModel):
+            model = wrap(model, AsaConfig(layers=()))
+            undo.callback(model.unwrap)
+        read = partial(_records, tokenizer, perturb)
+        return in_batches(read, model, tokenizer, texts, max_length, batch_size, progress)
 
 
 def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -> list[str]:
-    """The texts as a list; InputError in the user's terms if an argument is not what its name says."""
+    """Return the texts as a list.
+
+    Raises:
+        InputError: an argument is not what its name says, there are no texts, the tokenizer is slow, or
+            `max_length` is beyond the model's positions.
+    """
     wanted = {"model": (model, nn.Module), "tokenizer": (tokenizer, PreTrainedTokenizerBase)}
     for name, (value, kind) in wanted.items():
         if not isinstance(value, kind):
-            got = type(value).__name__
-            raise InputError(f"the arguments are (model, tokenizer, texts), but the {name} given is a {got}")
+            raise InputError(f"give (model, tokenizer, texts): the {name} given is a {type(value).__name__}")
     if not tokenizer.is_fast:
         raise InputError("the tokenizer must be a fast one: a slow one does not know where its tokens stand")
     texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
@@ -120,66 +118,50 @@ def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -
     return texts
 
 
-@contextmanager
-def evaluating(model: AsaModel | PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The plain model with dropout off; afterwards each of its modules is in the mode in which it was."""
-    if isinstance(model, AsaModel):
-        with model.attackable() as plain:
-            yield plain
-        return
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def in_batches(read, model, tokenizer, texts: list[str], max_length, batch_size, progress=False) -> list:
+    """The lists that `read(plain model, texts, batch)` returns, batch after batch, in one; dropout is off.
 
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int):
-    """The padded batch of a fast tokenizer, and where in its text each token stands: (B, L, 2)."""
+    A batch is padded and on the model's device; its `offset_mapping` (B, L, 2) says where in its text each
+    token stands.
+    """
     options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-    encoded = tokenizer(texts, return_offsets_mapping=True, **options)
-    return encoded, encoded.pop("offset_mapping").numpy()
+    found = []
+    with model.attackable() if isinstance(model, AsaModel) else given_back(model):
+        plain = (model.model if isinstance(model, AsaModel) else model).eval()
+        for start in tqdm(range(0, len(texts), batch_size), disable=not progress):
+            chosen = texts[start : start + batch_size]
+            batch = tokenizer(chosen, return_offsets_mapping=True, **options)
+            found += read(plain, chosen, batch.to(plain.device))
+    return found
 
 
-def _capture_batch(model, tokenizer, texts: list[str], max_length: int, perturb) -> list[AttentionRecord]:
-    encoded, spans = encode(tokenizer, texts, max_length)
+def _records(tokenizer, perturb, model, texts: list[str], encoded: BatchEncoding) -> list[AttentionRecord]:
+    spans = encoded.pop("offset_mapping").cpu().numpy()
     asa = AsaPass(joint=True, backend="reference", masks=[], maps=[])
-    batch = {name: x.to(model.device) for name, x in encoded.items()}
-    both = {name: torch.cat([x, x]) for name, x in batch.items()}
+    both = {name: torch.cat([x, x]) for name, x in encoded.items()}
     if perturb is not None:
         clean = model.get_input_embeddings()(both.pop("input_ids")[: len(texts)])
-        both["inputs_embeds"] = torch.cat([clean, perturb(model, batch)])
+        both["inputs_embeds"] = torch.cat([clean, perturb(model, dict(encoded))])
     logits = model(**both, asa=asa).logits  # (2B, C)
     if logits.ndim != 2:
         raise InputError(f"{type(model).__name__} predicts no class of a text: give a sequence classifier")
-    probabilities, adversarial_probabilities = logits.float().softmax(-1).cpu().chunk(2)
-    clean, adversarial = torch.stack(asa.maps, 1).float().cpu().chunk(2)  # (B, N, H, L, L)
-    kept = torch.stack(asa.masks, 1).cpu()  # (B, N, L, L)
+    predictions = logits.float().softmax(-1).cpu().numpy().reshape(2, len(texts), -1)
+    maps = torch.stack(asa.maps, 1).float().cpu().numpy()  # (2B, N, H, L, L)
+    kept = torch.stack(asa.masks, 1).cpu().numpy()  # (B, N, L, L)
     records = []
     for i, text in enumerate(texts):
-        real = np.flatnonzero(encoded["attention_mask"][i].numpy())
-        queries, keys = np.ix_(real, real)
+        real = np.flatnonzero(encoded["attention_mask"][i].cpu())
+        units = (..., *np.ix_(real, real))
+        tokens, words = tokenizer.convert_ids_to_tokens(encoded["input_ids"][i]), encoded.word_ids(i)
+        for token in real:
+            start, end = spans[i, token]
+            surface = text[start:end].strip()  # some tokenizers count the space before a word as a part of it
+            if surface:
+                continues = token > 0 and words[token] == words[token - 1]
+                tokens[token] = ("##" if continues else "") + surface
+        clean, adversarial, seen = maps[i][units], maps[len(texts) + i][units], kept[i][units]
+        tokens = [tokens[token] for token in real]
         records.append(
-            AttentionRecord(
-                text=text,
-                tokens=[_surface(encoded, tokenizer, text, i, token, spans) for token in real],
-                spans=spans[i, real],
-                clean=clean[i].numpy()[..., queries, keys],
-                adversarial=adversarial[i].numpy()[..., queries, keys],
-                kept=kept[i].numpy()[..., queries, keys],
-                probabilities=probabilities[i].numpy(),
-                adversarial_probabilities=adversarial_probabilities[i].numpy(),
-            )
+            AttentionRecord(text, tokens, spans[i, real], clean, adversarial, seen, *predictions[:, i])
         )
     return records
-
-
-def _surface(encoded, tokenizer, text: str, row: int, token: int, spans: np.ndarray) -> str:
-    start, end = spans[row, token]
-    surface = text[start:end].strip()  # some tokenizers count the space before a word as a part of it
-    if not surface:
-        return tokenizer.convert_ids_to_tokens(int(encoded["input_ids"][row, token]))
-    words = encoded.word_ids(row)
-    continues = token and words[token] == words[token - 1]
-    return ("##" if continues else "") + surface

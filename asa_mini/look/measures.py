@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from sklearn.feature_selection import chi2
 
 from asa_mini.errors import InputError
-from asa_mini.look.capture import AttentionRecord
+from asa_mini.look.capture import AttentionRecord, tokens_at
 
 KINDS = ("planted", "sentiment", "function", "other", "punctuation", "special")
 WORD = r"[^\W\d_][\w'-]*"
@@ -33,9 +33,8 @@ def kept_share(records: Sequence[AttentionRecord]) -> np.ndarray:
 def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, N): does the adversary find the planted word? The area under the ROC curve within each text.
 
-    It is the probability that the planted token is hidden from more queries than another token of the text
-    (ties count one half); 0.5 is chance, 1 means that no other token is hidden as much. Special tokens do
-    not take part.
+    It is the probability that the planted token is hidden from more queries than another token of the text,
+    special ones aside (ties count one half); 0.5 is chance, 1 means that no other is hidden as much.
 
     Args:
         planted: per record the indices of the planted word's tokens; their mean is taken.
@@ -54,26 +53,20 @@ def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequenc
     return np.stack(scores)
 
 
-def received(weights: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
-    """Attention that the given keys receive together, mean over heads and queries: (N, H, L, L) -> (N,)."""
-    return weights[..., list(tokens)].sum(-1).mean((1, 2))
-
-
 def entropy(weights: np.ndarray) -> np.ndarray:
     """Entropy in nats of each row of attention weights: (..., L) -> (...); log L is uniform attention."""
     return entr(np.asarray(weights, dtype=float)).sum(-1)
 
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Share of the attention that has moved, row by row: sum |p - q| / 2, 0 to 1; (..., L) -> (...)."""
+    """Share of the attention that has moved, row by row: `sum(abs(p - q)) / 2`, 0 to 1; (..., L) -> (...)."""
     return np.abs(np.asarray(p, dtype=float) - q).sum(-1) / 2
 
 
 def divergence(records: Sequence[AttentionRecord]) -> np.ndarray:
     """(n,): symmetric KL in nats between each text's two predictions, as in `symmetric_divergence`."""
-    floor = np.finfo(np.float32).tiny  # a class of probability 0 counts much, but finitely
-    p = np.stack([record.probabilities for record in records]).astype(float).clip(floor)
-    q = np.stack([record.adversarial_probabilities for record in records]).astype(float).clip(floor)
+    both = [(record.probabilities, record.adversarial_probabilities) for record in records]
+    p, q = np.array(both, float).clip(np.finfo(np.float32).tiny).swapaxes(0, 1)  # finite for a class of 0
     return (rel_entr(p, q) + rel_entr(q, p)).sum(-1) / 2
 
 
@@ -89,16 +82,17 @@ def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) 
         auroc (of the word, see `shortcut_auroc`), moved (`total_variation` between clean and attacked,
         likewise a mean).
     """
+    pairs = list(zip(records, words, strict=True))
     columns = {
         "kept": kept_share(records),
-        "received": [received(record.clean, word) for record, word in zip(records, words, strict=True)],
+        "received": [record.clean[..., list(word)].sum(-1).mean((1, 2)) for record, word in pairs],
         "entropy": [entropy(record.clean).mean((1, 2)) for record in records],
         "auroc": shortcut_auroc(records, words),
         "moved": [total_variation(record.clean, record.adversarial).mean((1, 2)) for record in records],
     }
-    n, layers = columns["kept"].shape
-    place = {"text": np.repeat(np.arange(n), layers), "layer": np.tile(np.arange(layers), n)}
-    return pd.DataFrame(place | {name: np.ravel(values) for name, values in columns.items()})
+    text, layer = np.indices(columns["kept"].shape)
+    table = {"text": text, "layer": layer, **columns}
+    return pd.DataFrame({name: np.ravel(values) for name, values in table.items()})
 
 
 def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
@@ -143,33 +137,24 @@ def token_kinds(
     """
     if isinstance(sentiment, str):
         raise InputError("`sentiment` is a set of words: {word} for a single one")
-    words = {}  # token -> the word that it is a part of
+    kinds = ["special" if start == end else "punctuation" for start, end in record.spans]
     for found in re.finditer(WORD, record.text):
-        for token in record.tokens_at(*found.span()):
-            words.setdefault(token, found.group().lower())
-
-    def kind(i: int, start: int, end: int) -> str:
-        if i in planted:
-            return "planted"
-        if i not in words:
-            return "special" if start == end else "punctuation"
-        if words[i] in sentiment:
-            return "sentiment"
-        return "function" if words[i] in ENGLISH_STOP_WORDS else "other"
-
-    return [kind(i, *span) for i, span in enumerate(record.spans)]
+        word = found.group().lower()
+        kind = "sentiment" if word in sentiment else "function" if word in ENGLISH_STOP_WORDS else "other"
+        for token in tokens_at(record.spans, *found.span()):
+            kinds[token] = kind
+    return ["planted" if i in planted else kind for i, kind in enumerate(kinds)]
 
 
 def masked_by_kind(records: Sequence[AttentionRecord], kinds: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """Which kinds of token lose attention: columns `text`, `kind`, `layer`, `masked` (mean `masked_share`).
+    """Which kinds of token lose attention: columns text, kind, layer, masked (mean of `masked_share`).
 
     Args:
         kinds: per record one of `KINDS` for each token, see `token_kinds`.
     """
     rows = []
     for text, (record, named) in enumerate(zip(records, kinds, strict=True)):
-        share = masked_share(record)  # (N, L)
         for kind in sorted(set(named), key=KINDS.index):
-            chosen = share[:, [name == kind for name in named]].mean(1)
+            chosen = masked_share(record)[:, [name == kind for name in named]].mean(1)
             rows += [(text, kind, layer, masked) for layer, masked in enumerate(chosen)]
     return pd.DataFrame(rows, columns=["text", "kind", "layer", "masked"])

@@ -1,12 +1,11 @@
 """Shared figures. One colour, one meaning; fourth in the reading order of asa_mini.look.
 
 Blue is the model and what it does undisturbed (theta, the clean pass); orange is the adversary and what it
-makes of that (eta, the adversarial pass); a planted word is marked in magenta, in bold.
+makes of that (eta, the adversarial pass); magenta is what has to do with a planted word.
 """
 
 import io
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,6 +21,7 @@ from PIL import Image
 
 from asa_mini.errors import InputError
 from asa_mini.look.capture import AttentionRecord
+from asa_mini.train.files import write_file
 
 FIGURE_FOLDER = "build/figures"
 PALETTE = sns.color_palette("colorblind")
@@ -46,39 +46,24 @@ def project_root() -> Path:
     return root if (root / "notebooks").is_dir() else Path.cwd()
 
 
-def save_figure(fig: Figure, name: str, folder: str | Path = FIGURE_FOLDER) -> None:
-    """Write `fig` as `<name>.png` and `<name>.svg`; a relative `folder` starts at the project root.
-
-    Returns nothing on purpose: at the end of a cell, a path would put one reader's folders into it.
-
-    Raises:
-        InputError: `name` is not a plain file name.
-    """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"name must be a plain file name without folders, got {name!r}")
-    target = project_root() / folder
-    target.mkdir(parents=True, exist_ok=True)
-    picture, files = io.BytesIO(), {"png": io.BytesIO(), "svg": io.BytesIO()}
-    fig.savefig(files["svg"], format="svg", bbox_inches="tight", metadata={"Date": None})
-    fig.savefig(picture, format="png", bbox_inches="tight")
-    # 256 colours are plenty for a plot, and a notebook that stores its figures shrinks to a third.
-    Image.open(picture).convert("RGB").quantize(256).save(files["png"], format="png", optimize=True)
-    for kind, content in files.items():
-        unfinished = target / f".{name}.{os.getpid()}.{kind}"  # nobody ever reads half a picture
-        try:
-            unfinished.write_bytes(content.getvalue())
-            unfinished.replace(target / f"{name}.{kind}")
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
 def show_figure(fig: Figure, name: str, alt: str) -> None:
-    """Save `fig` under `name`, then display it in a notebook with `alt` for readers who cannot see it."""
+    """Save `fig` as `<name>.png` and `<name>.svg` in `FIGURE_FOLDER`, then display it in a notebook.
+
+    Args:
+        alt: what the figure shows, for readers who cannot see it.
+    """
     from IPython import display  # only notebooks need it
 
-    save_figure(fig, name)
-    content = (project_root() / FIGURE_FOLDER / f"{name}.png").read_bytes()
-    display.display(display.Image(data=content, alt=alt))
+    folder = project_root() / FIGURE_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    svg = {"format": "svg", "bbox_inches": "tight", "metadata": {"Date": None}}
+    write_file(folder / f"{name}.svg", lambda part: fig.savefig(part, **svg))
+    fig.savefig(picture := io.BytesIO(), format="png", bbox_inches="tight")
+    # 256 colours are plenty for a plot, and a notebook that stores its figures shrinks to a third.
+    image = Image.open(picture).convert("RGB").quantize(256)
+    png = folder / f"{name}.png"
+    write_file(png, lambda part: image.save(part, format="png", optimize=True))
+    display.display(display.Image(data=png.read_bytes(), alt=alt))
     plt.close(fig)  # the notebook would display it a second time at the end of the cell
 
 
@@ -102,14 +87,12 @@ def trajectory_plot(
         limit: half-width of the picture; by default the largest coordinate of any path.
 
     Raises:
-        InputError: a path is not (T, 2), holds NaN or infinity, or there is nothing to draw.
+        InputError: a path is not (T, 2), or holds NaN or infinity.
     """
     points = {label: np.asarray(path, dtype=float) for label, path in paths.items()}
     for label, path in points.items():
-        if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not np.isfinite(path).all():
+        if path.shape != (max(len(path), 1), 2) or not np.isfinite(path).all():
             raise InputError(f"path {label!r} must hold finite points of shape (T, 2), got {path.shape}")
-    if not points and limit is None:
-        raise InputError("nothing to draw: give at least one path, or a limit for the field alone")
     limit = limit or 1.1 * max(np.abs(path).max() for path in points.values()) or 1.0
     if field is not None:
         theta, eta = np.meshgrid(*[np.linspace(-limit, limit, 10)] * 2)
@@ -134,13 +117,11 @@ def attention_heatmap(
     label: str = "attention weight (each row sums to 1)",
     vmax: float | None = None,
     cmap: str = "Blues",
-    marked: Collection[int] = (),
 ) -> None:
     """Draw one (L, L) map: queries are rows, keys are columns.
 
-    A boolean map is drawn as a mask (True = kept) in two colours with a legend, anything else as a
-    heat map with a colour bar that starts at 0; give `vmax` to compare several maps on one scale. The
-    tokens of the indices `marked` (a planted word) are printed bold and in `PLANTED_COLOR`.
+    A boolean map is drawn as a mask (True = kept) in two colours with a legend, anything else as a heat map
+    with a colour bar from 0 to `vmax`, by default the largest weight; give it to compare several maps.
 
     Raises:
         InputError: `weights` is not (L, L) with one token per row, or holds NaN or infinity.
@@ -161,38 +142,25 @@ def attention_heatmap(
         bar = {"label": label, "shrink": 0.8}
         sns.heatmap(weights.double().numpy(), cmap=cmap, vmin=0, vmax=vmax, cbar_kws=bar, **grid)
     ax.set(title=title, xlabel="key (attended to)", ylabel="query (attends)")
-    for labels, rotation in ((ax.get_xticklabels(), 90), (ax.get_yticklabels(), 0)):
-        plt.setp(labels, rotation=rotation)
-        plt.setp([labels[i] for i in marked], color=PLANTED_COLOR, fontweight="bold")
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
 
 
-def map_pair(
-    axes: Sequence[Axes],
-    record: AttentionRecord,
-    layer: int,
-    head: int | None = None,
-    marked: Collection[int] = (),
-) -> None:
-    """Draw what one sentence attends to, clean (blue) and attacked (orange), on one scale.
+def map_pair(axes: Sequence[Axes], record: AttentionRecord, layer: int) -> None:
+    """Draw what one sentence attends to in a layer, clean (blue) and attacked (orange), on one scale.
 
-    Crosses in the second map are the units that the adversary switched off.
+    The two axes get the mean over the layer's heads. Crosses are the units that the adversary switched off.
 
-    Args:
-        axes: two of them.
-        record: from `capture`.
-        layer, head: which map, counted from 0; no head draws the mean over all heads.
-        marked: indices of tokens to mark, e.g. `record.tokens_of_word(position)`.
+    Raises:
+        InputError: the record has no such layer; they count from 0.
     """
-    layers, heads = record.clean.shape[:2]
-    for name, index, count in (("layer", layer, layers), ("head", head or 0, heads)):
-        if not 0 <= index < count:
-            raise InputError(f"there is no {name} {index}: the record has {count}, counted from 0")
-    maps = [x[layer].mean(0) if head is None else x[layer, head] for x in (record.clean, record.adversarial)]
-    shared = {"tokens": record.tokens, "marked": marked, "vmax": max(x.max() for x in maps)}
-    which = f"layer {layer}, " + ("mean of heads" if head is None else f"head {head}")
-    looks = ("clean", "Blues"), ("under attack", "Oranges")
-    for ax, weights, (kind, cmap) in zip(axes, maps, looks, strict=True):
-        attention_heatmap(ax, weights, title=f"{kind}: {which}", label="weight", cmap=cmap, **shared)
+    if not 0 <= layer < len(record.clean):
+        raise InputError(f"there is no layer {layer}: the record has {len(record.clean)}, counted from 0")
+    maps = {"clean": record.clean[layer].mean(0), "under attack": record.adversarial[layer].mean(0)}
+    shared = {"tokens": record.tokens, "label": "weight", "vmax": max(x.max() for x in maps.values())}
+    for ax, (kind, weights), cmap in zip(axes, maps.items(), ("Blues", "Oranges"), strict=True):
+        title = f"{kind}: layer {layer}, mean of heads"
+        attention_heatmap(ax, weights, title=title, cmap=cmap, **shared)
     rows, columns = np.nonzero(~record.kept[layer])
     axes[1].plot(columns + 0.5, rows + 0.5, "x", color="0.25", markersize=4, label="removed")
     axes[1].set_xlabel("key (attended to); crosses: removed")
@@ -211,46 +179,48 @@ def layer_profile(
         profiles: label -> (N,) values by layer, or (N, 3) rows of mean, low, high.
         ylabel: what is drawn, with its unit.
         colors: label -> colour; where it says nothing, the palette's.
+
+    Raises:
+        InputError: a profile has another shape.
     """
-    if not profiles:
-        raise InputError("nothing to draw: give at least one profile")
     for i, (name, profile) in enumerate(profiles.items()):
         profile = np.asarray(profile, dtype=float)
-        if profile.ndim not in (1, 2) or (profile.ndim == 2 and profile.shape[1] != 3):
+        if profile.shape[1:] not in ((), (3,)):
             raise InputError(f"profile {name!r} must be (N,) or (N, 3) for N layers, got {profile.shape}")
-        look = _line_look(i) | ({"color": colors[name]} if name in (colors or {}) else {})
-        mean = profile if profile.ndim == 1 else profile[:, 0]
+        mean, *band = np.atleast_2d(profile.T)
+        look = _line_look(i)
+        look["color"] = (colors or {}).get(name, look["color"])
         ax.plot(mean, marker="os^D"[i % 4], markersize=5, label=name, **look)
-        if profile.ndim == 2:
-            ax.fill_between(range(len(profile)), *profile[:, 1:].T, color=look["color"], alpha=0.18)
+        if band:
+            ax.fill_between(range(len(mean)), *band, color=look["color"], alpha=0.18)
     ax.set(xlabel="layer", ylabel=ylabel, title=title, xticks=range(len(mean)))
     if len(profiles) > 1:
         ax.legend(fontsize="small")
 
 
 def loss_terms(axes: Sequence[Axes], terms: Sequence[Mapping]) -> None:
-    """Draw an ASA run by its terms: task loss and divergence on the left, kept share by layer on the right.
+    """Draw an ASA run on two axes: task loss and divergence on the left, kept share by layer on the right.
 
     Args:
-        axes: two of them.
         terms: one entry per step with `step`, `task_loss`, `divergence` (nats) and `kept_share` (by layer),
-            as in the `terms` of `training.train`'s metrics.
+            as in the `terms` of `train`'s metrics.
+
+    Raises:
+        InputError: there is no divergence, as in a run without ASA and R-Drop.
     """
     if not terms or "divergence" not in terms[0]:
         raise InputError("these are not the terms of a run with ASA or R-Drop: there is no divergence")
     table = pd.DataFrame(list(terms)).set_index("step")
-    losses = table.rename(columns={"task_loss": "task loss (clean half)"})[
-        ["task loss (clean half)", "divergence"]
-    ]
+    losses = table[["task_loss", "divergence"]].set_axis(["task loss (clean half)", "divergence"], axis=1)
     losses.plot(ax=axes[0], style=["-", "--"], color=[MODEL_COLOR, ADVERSARY_COLOR])
     axes[0].set(xlabel="step", ylabel="nats", title="What the encoder minimises")
-    if "kept_share" in table and table["kept_share"].iloc[0]:
+    if terms[0].get("kept_share"):  # R-Drop has no adversary
         kept = 100 * pd.DataFrame(table["kept_share"].tolist(), index=table.index).add_prefix("layer ")
         styles = [LINE_STYLES[layer % len(LINE_STYLES)] for layer in range(kept.shape[1])]
         kept.plot(ax=axes[1], style=styles, color=sns.color_palette("viridis", kept.shape[1]))
         axes[1].legend(fontsize="small", ncols=2)
-    title = "What the adversary leaves alone"
-    axes[1].set(xlabel="step", ylabel="units kept (%)", ylim=(0, 103), title=title)
+    axes[1].set(xlabel="step", ylabel="units kept (%)", ylim=(0, 103))
+    axes[1].set_title("What the adversary leaves alone")
 
 
 def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: str = "") -> None:
@@ -260,8 +230,6 @@ def accuracy_plot(ax: Axes, runs: pd.DataFrame, splits: Sequence[str], title: st
         runs: columns `run` (label of a kind of run), `split` and `accuracy` (%), see `results.read_runs`.
         splits: which splits to draw, in this order.
     """
-    if missing := {"run", "split", "accuracy"} - set(runs.columns):
-        raise InputError(f"the runs need a column {min(missing)!r}")
     shown = {"data": runs, "x": "run", "y": "accuracy", "hue": "split", "hue_order": list(splits), "ax": ax}
     shades = sns.light_palette(PLANTED_COLOR, len(splits) + 1)[1:]  # neither player's colour
     sns.barplot(**shown, errorbar=None, palette=shades)
