@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "gradient_reversal", "adversary", "kernels", "attention", "config", "objective", "hf", "model",
     "wrap", "__init__", "train.files", "train.options", "train.planting", "train.config", "train.models",
-    "train.data", "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run", "train",
-    "look", "bench", "cli", "__main__",
+    "train.data", "train.trainer", "train.run_folder", "train.evaluation", "train.baselines", "train.run",
+    "train", "look", "bench", "cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("asa_mini", "asa_classroom", "results", "site", "tests")
 LONGEST = 300  # lines
