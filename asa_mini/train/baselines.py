@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from asa_mini.attention import MASKED_SCORE
+from asa_mini.adversary import MASKED_SCORE
 from asa_mini.errors import InputError
 from asa_mini.hf import find_self_attention
 from asa_mini.train.config import PRIORS
