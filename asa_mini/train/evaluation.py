@@ -94,4 +94,5 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
         raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
     positions = max_positions(model)
     if positions is not None and max_length > positions:
-        raise InputError(f"max_seq_length {max_length} exceeds the model's {positions} positions; lower it")
+        longer = f"is longer than the model's {positions} positions"
+        raise InputError(f"max_seq_length {max_length} {longer}; lower it")
