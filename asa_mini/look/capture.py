@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from asa_mini.config import AsaConfig
@@ -67,7 +66,6 @@ def capture(
     max_length: int = 128,
     batch_size: int = 32,
     perturb: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None = None,
-    progress: bool = False,
 ) -> list[AttentionRecord]:
     """Run a sequence classifier over texts, clean and attacked, and keep its attention; dropout is off.
 
@@ -82,7 +80,6 @@ def capture(
         batch_size: texts at one time; their maps take B N H L L 4 bytes, twice.
         perturb: (model, batch) -> word embeddings (B, L, E) of the attacked half, see
             `baselines.perturbed_embeddings`; by default they are those of the clean half.
-        progress: show a progress bar.
 
     Raises:
         InputError: see `check_arguments`; or the model is no sequence classifier of a supported family.
@@ -93,7 +90,7 @@ def capture(
             model = wrap(model, AsaConfig(layers=()))
             undo.callback(model.unwrap)
         read = partial(_records, tokenizer, perturb)
-        return in_batches(read, model, tokenizer, texts, max_length, batch_size, progress)
+        return in_batches(read, model, tokenizer, texts, max_length, batch_size)
 
 
 def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -> list[str]:
@@ -118,7 +115,7 @@ def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -
     return texts
 
 
-def in_batches(read, model, tokenizer, texts: list[str], max_length, batch_size, progress=False) -> list:
+def in_batches(read, model, tokenizer, texts: list[str], max_length: int, batch_size: int) -> list:
     """The lists that `read(plain model, texts, batch)` returns, batch after batch, in one; dropout is off.
 
     A batch is padded and on the model's device; its `offset_mapping` (B, L, 2) says where in its text each
@@ -128,7 +125,7 @@ def in_batches(read, model, tokenizer, texts: list[str], max_length, batch_size,
     found = []
     with model.attackable() if isinstance(model, AsaModel) else given_back(model):
         plain = (model.model if isinstance(model, AsaModel) else model).eval()
-        for start in tqdm(range(0, len(texts), batch_size), disable=not progress):
+        for start in range(0, len(texts), batch_size):
             chosen = texts[start : start + batch_size]
             batch = tokenizer(chosen, return_offsets_mapping=True, **options)
             found += read(plain, chosen, batch.to(plain.device))

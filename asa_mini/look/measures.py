@@ -54,7 +54,7 @@ def shortcut_auroc(records: Sequence[AttentionRecord], planted: Sequence[Sequenc
 
 
 def entropy(weights: np.ndarray) -> np.ndarray:
-    """Entropy in nats of each row of attention weights: (..., L) -> (...); log L is uniform attention."""
+    """Entropy in nats of each row of attention weights, log L at most: (..., L) -> (...)."""
     return entr(np.asarray(weights, dtype=float)).sum(-1)
 
 
@@ -95,7 +95,7 @@ def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) 
     return pd.DataFrame({name: np.ravel(values) for name, values in table.items()})
 
 
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
+def mean_interval(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis (texts) and its 95 % bootstrap interval: (n, ...) -> (..., 3), mean low high.
 
     For a paired comparison give the differences, one per text.
@@ -106,15 +106,15 @@ def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> n
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
         raise InputError(f"an interval needs at least 2 finite values, got {values.shape}")
-    options = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(seed)}
-    interval = bootstrap((values,), np.mean, axis=0, batch=100, **options).confidence_interval
+    options = {"n_resamples": 2000, "method": "percentile", "rng": np.random.default_rng(0), "batch": 100}
+    interval = bootstrap((values,), np.mean, axis=0, **options).confidence_interval
     return np.stack([values.mean(0), interval.low, interval.high], -1)
 
 
 def sentiment_words(
-    texts: Sequence[str], labels: Sequence[int], exclude: Collection[str] = (), level: float = 0.01
+    texts: Sequence[str], labels: Sequence[int], exclude: Collection[str] = ()
 ) -> frozenset[str]:
-    """Words (lower case) that go with the label in these texts: a chi-squared test each, p < `level`.
+    """Words (lower case) that go with the label in these texts: a chi-squared test each, p < 0.01.
 
     Function words (scikit-learn's English stop words) and `exclude` (a planted shortcut) are left out.
     """
@@ -122,7 +122,7 @@ def sentiment_words(
         raise InputError("`texts` and `exclude` are lists of strings: [word] for a single one")
     counter = CountVectorizer(token_pattern=WORD, binary=True)
     p_values = chi2(counter.fit_transform(texts), labels)[1]
-    words = {word for word, p in zip(counter.get_feature_names_out(), p_values, strict=True) if p < level}
+    words = {word for word, p in zip(counter.get_feature_names_out(), p_values, strict=True) if p < 0.01}
     return frozenset(words - ENGLISH_STOP_WORDS - set(exclude))
 
 

@@ -1,10 +1,10 @@
 """The attention explorer: one HTML page, without any network, in which a reader walks through attention maps.
 
-Fifth in the reading order of asa_mini.look. page.html: what the reader does; page.js: numbers and picture.
+Fifth in the reading order of asa_mini.look. page.html: what the reader does; page.js: numbers and picture. ::
 
-records = capture(model, tokenizer, texts)      see asa_mini.look.capture
-show_explorer(records)                          in a notebook
-save_explorer(records, "attention.html")        a file to open, to mail, to hand in
+    records = capture(model, tokenizer, texts)      # see asa_mini.look.capture
+    show_explorer(records)                          # in a notebook
+    save_explorer(records, "attention.html")        # a file to open, to mail, to hand in
 """
 
 import base64
@@ -13,7 +13,6 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,16 @@ from asa_mini.errors import InputError
 from asa_mini.look.capture import AttentionRecord
 from asa_mini.train.files import write_text
 
-PAGE = Path(__file__).with_name("page.html")  # what the reader does; the script below draws
-SCRIPT = Path(__file__).with_name("page.js")
-TITLE = "Attention, clean and adversarial"
+PAGE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html", "page.js"))
 STEPS = 255  # a weight is stored as a whole number of 1/255
 # Inside a script element, "<" could end it and U+2028 could end a line; JSON reads all of these back.
 ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
 
 def explorer_html(
-    records: Sequence[AttentionRecord], marked: Sequence[Sequence[int]] | None = None, title: str = TITLE
+    records: Sequence[AttentionRecord],
+    marked: Sequence[Sequence[int]] | None = None,
+    title: str = "Attention, clean and adversarial",
 ) -> str:
     """One self-contained page: data, style and script inside, nothing fetched from anywhere.
 
@@ -41,7 +40,7 @@ def explorer_html(
     Attention weights are kept in steps of 1/255, so none is off by more than 1/510 (0.2 percentage points),
     and the page shows whole per cent; masks are exact, probabilities have four decimals. Compressed, a weight
     takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12 heads, several MB for
-    512 tokens, and 28 KB for the page itself. Of the lines of all tokens together, a side shows the 5,000
+    512 tokens, and 25 KB for the page itself. Of the lines of all tokens together, a side shows the 5,000
     strongest.
 
     Args:
@@ -54,8 +53,8 @@ def explorer_html(
         InputError: there are no records, their arrays do not fit together or hold anything but numbers from
             0 to 1, or `marked` has not one list of existing tokens for each record.
     """
-    listed = isinstance(records, Sequence) and len(records)
-    if not listed or not all(isinstance(record, AttentionRecord) for record in records):
+    listed = records if isinstance(records, Sequence) else []
+    if not listed or not all(isinstance(record, AttentionRecord) for record in listed):
         raise InputError("give a list of at least one record, as `capture` returns it")
     marked = [()] * len(records) if marked is None else marked
     if len(marked) != len(records):
@@ -66,77 +65,59 @@ def explorer_html(
     return page.replace("{{DATA}}", data.translate(ESCAPES))  # last: no reader's text is searched for a place
 
 
-def save_explorer(
-    records: Sequence[AttentionRecord],
-    path: str | Path,
-    marked: Sequence[Sequence[int]] | None = None,
-    title: str = TITLE,
-) -> None:
-    """Write the page of `explorer_html` to `path`, and make its folder if there is none.
-
-    A page that is already there is replaced in one go. Raises what `explorer_html` raises.
-    """
-    page, path = explorer_html(records, marked, title), Path(path)
+def save_explorer(records: Sequence[AttentionRecord], path: str | Path, **options) -> None:
+    """Write the page to `path` in one go, and make its folder; `options` and errors are `explorer_html`'s."""
+    page, path = explorer_html(records, **options), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
 
 
-def show_explorer(
-    records: Sequence[AttentionRecord],
-    marked: Sequence[Sequence[int]] | None = None,
-    height: int = 1080,
-    title: str = TITLE,
-) -> None:
+def show_explorer(records: Sequence[AttentionRecord], height: int = 1080, **options) -> None:
     """Display the page in a notebook, as the output of a cell; it stays in the HTML copy of the notebook.
 
     The page lives in a frame of its own: it may run its script and save files, but cannot reach the notebook.
 
     Args:
         height: of the frame, in pixels; a longer page scrolls inside it.
-
-    Raises:
-        InputError: as `explorer_html`, or `height` is not positive.
+        options: `marked` and `title` of `explorer_html`, which says what is refused.
     """
     from IPython import display  # only notebooks need it
 
-    if not height > 0:
-        raise InputError(f"height is {height!r}; give a positive number of pixels")
-    page = html.escape(explorer_html(records, marked, title))
-    frame = (
-        f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="{html.escape(title)}" '
-        f'style="width: 100%; height: {height:d}px; border: 0"></iframe>'
+    frame = (  # in a <div>: IPython warns about a bare iframe
+        f'<div><iframe srcdoc="{html.escape(explorer_html(records, **options))}" title="Attention explorer" '
+        f'sandbox="allow-scripts allow-downloads" style="width: 100%; height: {height}px; border: 0">'
+        "</iframe></div>"
     )
-    display.display(display.HTML(f"<div>{frame}</div>"))  # IPython warns about a bare iframe
+    display.display(display.HTML(frame))
 
 
 def _pack(number: int, record: AttentionRecord, marked: Sequence[int]) -> dict:
     """What the page reads of a record: JSON values, and arrays as compressed base64, in row-major order."""
-    length, shape = len(record.tokens), np.shape(record.clean)
-    shapes = shape, np.shape(record.adversarial), np.shape(record.kept)
-    if len(shape) != 4 or 0 in shape or shapes != (shape, shape, (shape[0], length, length)):
+    length, (layers, heads) = len(record.tokens), record.clean.shape[:2]
+    full, shared = (layers, heads, length, length), (layers, length, length)
+    shapes = record.clean.shape, record.adversarial.shape, record.kept.shape
+    if shapes != (full, full, shared):
         raise InputError(
             f"record {number}: for its {length} tokens, `clean` and `adversarial` must be (N, H, L, L) and "
             f"`kept` (N, L, L), but their shapes are {shapes}"
         )
-    sides = {"clean": record.clean, "adversarial": record.adversarial}
-    predictions = [np.asarray(p, float) for p in (record.probabilities, record.adversarial_probabilities)]
-    for values in (*sides.values(), *predictions):
-        if not ((values >= -1e-3) & (values <= 1 + 1e-3)).all():  # NaN fails the comparisons too
-            raise InputError(f"record {number} holds NaN or a number outside 0 to 1")
-    if isinstance(marked, Integral) or not all(isinstance(i, Integral) and 0 <= i < length for i in marked):
-        raise InputError(
-            f"`marked` of record {number} is {marked!r}; give a list of token indices, 0 to {length - 1}"
-        )
+    shares = [record.clean, record.adversarial, record.probabilities, record.adversarial_probabilities]
+    if not all(((values >= -1e-3) & (values <= 1 + 1e-3)).all() for values in shares):  # NaN fails, too
+        raise InputError(f"record {number} holds NaN or a number outside 0 to 1")
+    marked = np.ravel(marked).tolist()
+    if not set(marked) <= set(range(length)):
+        raise InputError(f"`marked` of record {number} is {marked!r}; give token indices, 0 to {length - 1}")
     return {
         "text": _printable(record.text),
         "tokens": [_printable(token) for token in record.tokens],
-        "marked": [int(i) for i in marked],
-        "layers": shape[0],
-        "heads": shape[1],
-        **{side: _base64(np.rint(np.clip(maps, 0, 1) * STEPS)) for side, maps in sides.items()},
-        "removed": _base64(np.logical_not(record.kept)),
-        "probabilities": predictions[0].round(4).tolist(),
-        "adversarialProbabilities": predictions[1].round(4).tolist(),
+        "marked": marked,
+        "layers": layers,
+        "heads": heads,
+        "clean": _base64(np.rint(record.clean.clip(0, 1) * STEPS)),
+        "adversarial": _base64(np.rint(record.adversarial.clip(0, 1) * STEPS)),
+        "removed": _base64(~record.kept),
+        "probabilities": record.probabilities.astype(float).round(4).tolist(),
+        "adversarialProbabilities": record.adversarial_probabilities.astype(float).round(4).tolist(),
     }
 
 
