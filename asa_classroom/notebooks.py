@@ -37,15 +37,12 @@ def run_notebook(
     """Execute the notebook at `path` in its own folder; write it to `output`, and as HTML beside that.
 
     They appear only after success, and with them the key numbers (`publish_numbers`) as NAME.json. After a
-    failure the executed part is left as `NAME.failed.ipynb`.
+    failure the executed part is left as `NAME.failed.ipynb`. Returns the seconds that the run took.
 
     Args:
         parameters: values that replace defaults of the cell tagged `parameters`.
         timeout: seconds allowed for each cell.
         write_back: also store the outputs in the notebook at `path` itself.
-
-    Returns:
-        seconds that the run took
 
     Raises:
         NotebookError: a rule of `read_notebook` is broken, an equation cannot be converted, a cell failed, or

@@ -29,11 +29,7 @@ TEMPLATE = """\
 
 
 def mathml(tex: str, block: bool) -> str:
-    """An equation in LaTeX as MathML, which browsers draw by themselves.
-
-    Args:
-        tex: without its dollars.
-        block: whether it stands in a line of its own.
+    """An equation in LaTeX, without its dollars, as MathML; a `block` stands in a line of its own.
 
     Raises:
         NotebookError: math-core cannot convert it.
@@ -79,9 +75,7 @@ def shortened(text: str) -> str:
 def notebook_page(notebook: Any, path: Path) -> str:
     """The HTML file of an nbformat node: stored outputs too, cells tagged `remove-cell` not.
 
-    Args:
-        notebook: with outputs or without.
-        path: of its file, beside which the pictures lie that its Markdown names.
+    The pictures that its Markdown names lie beside its file `path`.
 
     Raises:
         NotebookError: an equation cannot be converted; the message names file and equation.
@@ -91,7 +85,8 @@ def notebook_page(notebook: Any, path: Path) -> str:
         for holder, name in ((output, "text"), (output.get("data", {}), "text/plain")):
             if name in holder:
                 holder[name] = shortened(holder[name])
-        output.update({"traceback": [*map(shortened, output["traceback"])]} if "traceback" in output else {})
+        if "traceback" in output:
+            output["traceback"] = [*map(shortened, output["traceback"])]
     exporter = _Exporter(embed_images=True, raw_template=TEMPLATE)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"remove-cell"}), enabled=True)
     try:

@@ -46,21 +46,16 @@ def install_source() -> str:
 
 
 def badge_source(path: str) -> str:
-    """The badge of a notebook, in Markdown; only a published one has it.
-
-    Args:
-        path: of the notebook in the repository, with slashes.
-    """
+    """The badge, in Markdown, of the notebook at `path` in the repository; only a published one has it."""
     image = "../" * (path.count("/") - 1) + "open_in_colab.svg"
     address = f"https://colab.research.google.com/github/{REPOSITORY}/blob/{BRANCH}/{path}"
     return f"[![Open in Colab]({image})]({address})"
 
 
 def publish(notebook: Any, path: str | None) -> Any:
-    """Put both cells behind the notebook's first one, or bring them up to date; the rest stays as it is.
+    """Put both cells behind the first one of an nbformat node, or bring them up to date, in place.
 
     Args:
-        notebook: nbformat node, changed in place and returned.
         path: of the notebook in the repository, with slashes; None for one that lies elsewhere: no badge.
     """
     import nbformat

@@ -13,6 +13,7 @@ import nbformat
 
 from asa_classroom.checks import LADDERS
 from asa_classroom.exercises import WHY
+from asa_classroom.stored import one_line
 from asa_mini.errors import DataFileError, InputError
 
 CALL = re.compile(r"^check\..*$", re.M)
@@ -105,8 +106,8 @@ def read(path: Path, student: str) -> Work:
     try:
         parse(path, work)
     except Exception as error:  # as many kinds as a file can be damaged in
-        work.cells, reason = [], plain(" ".join(str(error).split()))[:120]
-        work.notes.append(f"{work.file} cannot be read, ask for it again: {reason}")
+        work.cells = []
+        work.notes.append(f"{work.file} cannot be read, ask for it again: {plain(one_line(error, 120))}")
     else:
         if work.exercise is None:
             what = "is none of the exercises: neither its metadata nor its name says which"
