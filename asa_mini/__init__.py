@@ -5,7 +5,8 @@ wrapping. Each imports only from those before it; attention also from kernels, w
 GPU. Around it: train (a run, from data to folder), look (what trained models attend to), bench (what it
 costs), cli. The exercises' checks, grading and notebook tools are another package, asa_classroom.
 
-One set of letters everywhere:
+One set of letters everywhere::
+
     B batch   H heads   L length   D head dimension   E hidden size = H D   C classes
     An attention unit is one (query i, key j) cell of an L x L attention matrix.
 """

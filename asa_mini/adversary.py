@@ -14,7 +14,7 @@ MASKED_SCORE = -10000.0
 
 
 class Adversary(nn.Module):
-    """Projects a layer's own input to the adversary's queries and keys.
+    """Projects a layer's own input to the adversary's queries and keys::
 
         Qa = x Wq + bq,   Ka = x Wk + bk
 
@@ -75,7 +75,7 @@ class HardStep(torch.autograd.Function):
 
 
 def keep_mask(adversary_q: Tensor, adversary_k: Tensor, gradient_reversal_scale: float = 1.0) -> Tensor:
-    """The adversary's binary structure mu(x; eta): 1 keeps attention unit (i, j), 0 switches it off.
+    """The adversary's binary structure mu(x; eta): 1 keeps attention unit (i, j), 0 switches it off::
 
         s = Qa Ka^T / sqrt(E),   mask = R(step(s))          R: gradient reversal
 

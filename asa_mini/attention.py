@@ -28,7 +28,7 @@ def asa_attention(
     gradient_reversal_scale: float = 1.0,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of q over k, v under an adversary's binary mask.
+    """Attention of q over k, v under an adversary's binary mask::
 
         mask = R(step(Qa Ka^T / sqrt(E)))                         (B, L, L), see `keep_mask`
         S    = scaling Q K^T          where mask = 1

@@ -1,4 +1,4 @@
-"""The measurements behind results/EXPERIMENT/*.json, EXPERIMENT being what is given here.
+"""The measurements behind results/EXPERIMENT/*.json, EXPERIMENT being what is given here::
 
     python results/experiments.py shortcut       [--seeds 0 1 2] [--bf16]
     python results/experiments.py sst2           --data-dir DIR [--seeds 0 1 2] [--bf16]

@@ -40,7 +40,9 @@ include_patterns = [
     "asa_mini/**.py",
     "site/files.md",
     "data/README.md",
-    "results/*",
+    "results/*.py",
+    "results/*.json",
+    "CONTRIBUTING.md",
     *{test for path in LESSONS for test in re.findall(r"tests/\w+\.py", path.read_text("utf-8"))},
     "tests/fixtures/README.md",
 ]
@@ -86,9 +88,15 @@ notebooks/*
 :caption: Modules and files
 Module reference <asa_mini/__init__>
 site/files
+CONTRIBUTING
 ```
 """
-PAGES_OF_FOLDERS = {"results": "site/files", "notebooks/exercises": "site/files"}
+PAGES_OF_FOLDERS = {
+    "results": "site/files",
+    "notebooks/exercises": "site/files",
+    "asa_classroom": "site/files",
+    "asa_mini": "asa_mini/__init__",
+}
 
 
 def page_source(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -126,27 +134,6 @@ def module_page(docname: str) -> str:
             f"   {module} <{modules[module]}>\n" for module in order
         )
     return page
-
-
-def docstring_markup(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring, in place: an indented block outside of a section is a formula."""
-    result: list[str] = []
-    section = formula = False
-    for line in lines:
-        if line and not line.startswith(" "):
-            section, formula = re.fullmatch(r"[A-Z]\w+:", line) is not None, False
-        elif line and not section and not formula:
-            formula = True
-            result += ["::", ""]
-        result.append(line if formula else escaped(line))
-    lines[:] = result
-
-
-def escaped(line: str) -> str:
-    """`line` with what means something to reStructuredText outside of back-quotes escaped."""
-    parts = re.split("(`[^`]*`)", line)
-    parts[::2] = [re.sub(r"[\\*|]|_\b", r"\\\g<0>", part) for part in parts[::2]]
-    return "".join(parts)
 
 
 def mend_links(app: Sphinx, doctree: nodes.document) -> None:
@@ -206,7 +193,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
         triton.jit = lambda function: function  # a compiled kernel has no signature to show
     app.connect("source-read", page_source)
-    app.connect("autodoc-process-docstring", docstring_markup, priority=100)  # before napoleon
     app.connect("doctree-read", mend_links, priority=100)  # before Sphinx collects what to download
     app.connect("doctree-read", describe_figures)
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))

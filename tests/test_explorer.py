@@ -86,7 +86,7 @@ def test_refuses(records, marked, message):
 
 def test_a_failed_save_keeps_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def half_written(path, content, encoding):
         path.write_bytes(b"half")
@@ -95,7 +95,7 @@ def test_a_failed_save_keeps_the_old_page(tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
         patched.setattr(explorer.Path, "write_text", half_written)
         explorer.save_explorer(RECORDS, path)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
     explorer.save_explorer(RECORDS, path, marked=MARKED)
     assert path.read_text(encoding="utf-8") == explorer.explorer_html(RECORDS, MARKED)
     assert list(tmp_path.iterdir()) == [path]

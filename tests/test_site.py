@@ -242,30 +242,3 @@ def test_a_figure_without_a_description_fails_the_build(conf, tmp_path):
     store({})
     with pytest.raises(ExtensionError, match="1 pictures"):
         conf["describe_figures"](app, page)
-
-
-def test_docstring_markup(conf):
-    lines = [
-        "Step of `x_`, *args.",
-        "",
-        "    S = x_ |a|",
-        "    T = y",
-        "",
-        "Args:",
-        "    x_: a row",
-        "        more",
-    ]
-    conf["docstring_markup"](None, "function", "f", None, None, lines)
-    wanted = [
-        r"Step of `x_`, \*args.",
-        "",
-        "::",
-        "",
-        "    S = x_ |a|",
-        "    T = y",
-        "",
-        "Args:",
-        r"    x\_: a row",
-        "        more",
-    ]
-    assert lines == wanted

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from asa_classroom.checks.compare import equal, require, same
 from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients
 from asa_mini import asa_attention
-from asa_mini.adversary import HardStep
-from asa_mini.adversary import MASKED_SCORE
+from asa_mini.adversary import MASKED_SCORE, HardStep
 from asa_mini.gradient_reversal import reverse_gradient
 
 ladder = Ladder("ex03_asa_layer")

@@ -1,4 +1,4 @@
-"""What every check is made of: a ladder of steps, each a table of cases and mistakes around a reference.
+"""What every check is made of: a ladder of steps, each a table of cases and mistakes around a reference::
 
     @ladder.step(
         what="the pair of slopes",

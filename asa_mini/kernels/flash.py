@@ -177,7 +177,7 @@ def key_value_gradient_kernel(
     N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One program: N keys of one key head, over all queries of the heads that share it.
+    """One program: N keys of one key head, over all queries of the heads that share it::
 
         dV = dropout(P)^T dO        dK = scaling (mask dS)^T Q
 
