@@ -1,4 +1,4 @@
-"""Checks of the exercises in `notebooks/exercises`: one module for each notebook, one function for each step::
+"""Checks of the exercises in `notebooks/exercises`, one module for each notebook::
 
     from asa_classroom.checks import gradient_reversal as check
 
