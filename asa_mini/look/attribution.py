@@ -40,18 +40,13 @@ def leave_one_out(
 ) -> list[np.ndarray]:
     """How much the log-odds of the predicted class fall when a word is left out; dropout is off.
 
-    Args:
-        model: a text classifier, plain or wrapped.
-        tokenizer: a fast one.
-        texts: each with at least two words (`text.split()`).
-        max_length: tokens; longer texts are cut.
-        batch_size: shortened texts at one time.
+    The arguments and their errors are those of `capture`; `batch_size` counts shortened texts.
 
     Returns:
-        Per text an array, one number per word; positive: the word spoke for the prediction.
+        Per text an array, one number per word (`text.split()`); positive: it spoke for the prediction.
 
     Raises:
-        InputError: an argument is not what its name says, or a text has fewer than two words.
+        InputError: a text has fewer than two words, of which one could be left out.
     """
     groups = []
     for text in check_arguments(model, tokenizer, texts, max_length, batch_size):

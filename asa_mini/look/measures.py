@@ -111,9 +111,7 @@ def mean_interval(values: np.ndarray) -> np.ndarray:
     return np.stack([values.mean(0), interval.low, interval.high], -1)
 
 
-def sentiment_words(
-    texts: Sequence[str], labels: Sequence[int], exclude: Collection[str] = ()
-) -> frozenset[str]:
+def sentiment_words(texts: Sequence[str], labels: Sequence[int], exclude: Collection[str] = ()) -> set[str]:
     """Words (lower case) that go with the label in these texts: a chi-squared test each, p < 0.01.
 
     Function words (scikit-learn's English stop words) and `exclude` (a planted shortcut) are left out.
@@ -123,12 +121,10 @@ def sentiment_words(
     counter = CountVectorizer(token_pattern=WORD, binary=True)
     p_values = chi2(counter.fit_transform(texts), labels)[1]
     words = {word for word, p in zip(counter.get_feature_names_out(), p_values, strict=True) if p < 0.01}
-    return frozenset(words - ENGLISH_STOP_WORDS - set(exclude))
+    return words - ENGLISH_STOP_WORDS - set(exclude)
 
 
-def token_kinds(
-    record: AttentionRecord, planted: Collection[int] = (), sentiment: frozenset[str] = frozenset()
-) -> list[str]:
+def token_kinds(record: AttentionRecord, planted: Collection[int], sentiment: Collection[str]) -> list[str]:
     """One of `KINDS` for each token; a piece of a word has the kind of its word.
 
     Args:

@@ -41,7 +41,7 @@ def use_style() -> None:
 
 
 def project_root() -> Path:
-    """Return the folder that holds `asa_mini/` and `notebooks/`, or the current one if there is none."""
+    """The folder that holds `asa_mini/` and `notebooks/`, or the current one if there is none."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "notebooks").is_dir() else Path.cwd()
 

@@ -35,13 +35,12 @@ def explorer_html(
     """One self-contained page: data, style and script inside, nothing fetched from anywhere.
 
     The reader picks sentence, layer and head (or the mean of the heads) and follows each token's attention,
-    clean and adversarial next to each other, with the units that the adversary removed.
+    clean and adversarial next to each other, with the units that the adversary removed. Of the lines of all
+    tokens together, a side shows the 5,000 strongest.
 
-    Attention weights are kept in steps of 1/255, so none is off by more than 1/510 (0.2 percentage points),
-    and the page shows whole per cent; masks are exact, probabilities have four decimals. Compressed, a weight
-    takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12 heads, several MB for
-    512 tokens, and 25 KB for the page itself. Of the lines of all tokens together, a side shows the 5,000
-    strongest.
+    No weight is off by more than 1/510 (0.2 percentage points), masks are exact, probabilities have four
+    decimals. A weight takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12
+    heads, several MB for 512 tokens, and 25 KB for the page itself.
 
     Args:
         records: what to show; N, H, L and C may differ between them.

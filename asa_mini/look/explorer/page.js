@@ -43,7 +43,7 @@ const isGone = (j) => now() !== null && v.removed[now() * v.L + j];
 
 const percent = (share) => share > 0 && share < 0.005 ? "<1%" : share >= 0.995 && share < 1 ? ">99%"
   : `${Math.round(100 * share)}%`;
-const quoted = (j) => `“\u2068${v.record.tokens[j]}\u2069”`; // isolated: a right-to-left token turns nothing else around
+const quoted = (j) => `“\u2068${v.record.tokens[j]}\u2069”`; // isolated: a token may run from right to left
 
 /** The current token in words: for those who cannot see the picture, and below a saved one. */
 function sentence() {
@@ -73,13 +73,8 @@ function measure(text, size) { // in bold, the widest that it becomes
   return pen.measureText(text).width;
 }
 function shorten(text, size, space) {
-  const letters = [...text];
-  let short = text;
-  while (letters.length > 1 && measure(short, size) > space) {
-    letters.pop();
-    short = letters.join("") + "…";
-  }
-  return short;
+  const letters = [...text], fits = Math.floor(letters.length * space / measure(text, size));
+  return fits >= letters.length ? text : letters.slice(0, Math.max(1, fits - 3)).join("") + "…";
 }
 function dress(node, attributes) { // a colour is given by its name
   for (const [name, value] of Object.entries(attributes))
@@ -93,7 +88,8 @@ function write(parent, x, y, text, more = {}) {
   node.textContent = text;
   return node;
 }
-const heading = (parent, y, text, fill = "ink") => write(parent, 0, y, text, { fill, "font-size": 15, "font-weight": 700 });
+const BOLD = { "font-weight": 700 }, END = { "text-anchor": "end" }, SMALL = { "font-size": 11, fill: "soft" };
+const heading = (parent, y, text, fill = "ink") => write(parent, 0, y, text, { fill, "font-size": 15, ...BOLD });
 /** Write a text below y in as many lines as it takes; returns where the last one stands. */
 function paragraph(parent, y, text, space, size, more = {}) {
   const lines = [""];
@@ -104,14 +100,13 @@ function paragraph(parent, y, text, space, size, more = {}) {
   return y;
 }
 const cross = (x, y, r) => `M${x - r} ${y - r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}`;
-const END = { "text-anchor": "end" }, SMALL = { "font-size": 11 };
 
 /** Draw all but the current token into a new SVG; returns it, and a function that draws what depends on the token. */
 function picture(width) {
   const { record, layer, headName } = v, space = width - 8, gap = 32, side = 220, followers = [];
   const svg = add(document.createDocumentFragment(), "svg", { width, "font-family": FONT, fill: "ink", role: "img",
     "aria-label": "Attention of each token, clean and adversarial; the text above says it in words." });
-  let y = paragraph(svg, -6, `Attention in layer ${layer}, ${headName}`, space, 16, { "font-weight": 700 });
+  let y = paragraph(svg, -6, `Attention in layer ${layer}, ${headName}`, space, 16, BOLD);
   y = paragraph(svg, y, record.text, space, 14);
   write(svg, 0, y += 22, "✕ unit removed by the adversary", { fill: "adversarial" });
   if (record.marked.length) write(svg, 0, y += 20, "◆ marked token", { fill: "marked" });
@@ -141,9 +136,9 @@ function panel(side, g, width) {
   const from = column + 8, to = width - column - bar - 54, bend = (from + to) / 2;
   const middle = (i) => 30 + (i + 0.5) * step;
   heading(g, 0, SIDES[side], side);
-  write(g, column, 20, "query", { fill: "soft", ...SMALL, ...END });
-  write(g, to + 8, 20, "key", { fill: "soft", ...SMALL });
-  const unit = write(g, width, 20, "", { fill: "soft", ...SMALL, ...END });
+  write(g, column, 20, "query", { ...SMALL, ...END });
+  write(g, to + 8, 20, "key", SMALL);
+  const unit = write(g, width, 20, "", { ...SMALL, ...END });
   const spot = add(g, "rect", { x: -4, width: column + 8, height: step, rx: 5, fill: side, "fill-opacity": 0.18,
     stroke: side });
   const [web, fan] = range(2).map(() => add(g, "g", { fill: "none", stroke: side })); // of all tokens; of the current
@@ -203,11 +198,11 @@ function predictions(g, width) {
   }
   heading(g, y += 40, "Kept units, layer by layer");
   lost.forEach((n, layer) => {
-    const share = 1 - n / units, bar = { x: layer * one, width: one - 3 }, fill = layer === chosen ? "ink" : "soft";
-    const bold = { "text-anchor": "middle", "font-weight": layer === chosen ? 700 : 400 };
+    const high = 40 * (1 - n / units), bar = { x: layer * one, width: one - 3 };
+    const style = layer === chosen ? { fill: "ink", ...BOLD } : { fill: "soft" };
     add(g, "rect", { ...bar, y: y + 14, height: 40, fill: "empty" });
-    add(g, "rect", { ...bar, y: y + 54 - 40 * share, height: 40 * share, fill });
-    if (one > 16) write(g, bar.x + bar.width / 2, y + 68, layer, { fill, ...SMALL, ...bold });
+    add(g, "rect", { ...bar, y: y + 54 - high, height: high, fill: style.fill });
+    if (one > 16) write(g, bar.x + one / 2, y + 68, layer, { ...SMALL, "text-anchor": "middle", ...style });
   });
   const kept = units - lost[chosen];
   write(g, 0, y + 86, `layer ${chosen} keeps ${percent(kept / units)} (${kept} of ${units})`);
@@ -219,13 +214,14 @@ function mask(g, width) {
   const { record, layer, L, all, removed } = v, left = 18, top = 36, space = Math.min(width, 220) - left;
   const cell = Math.min(14, space / L), wide = cell * L;
   heading(g, 0, `Mask of layer ${layer}, all heads`);
-  write(g, left, 20, "key →", { fill: "soft", ...SMALL });
-  write(g, -top, 8, "← query", { fill: "soft", ...SMALL, ...END, transform: "rotate(-90)" });
+  write(g, left, 20, "key →", SMALL);
+  write(g, -top, 8, "← query", { ...SMALL, ...END, transform: "rotate(-90)" });
   add(g, "rect", { x: left, y: top, width: wide, height: wide, fill: "empty" });
   if (cell > 6) {
     const gone = range(L * L).filter((unit) => removed[unit]);
     const draw = (shape) => gone.map((u) => shape(left + (u % L) * cell, top + Math.floor(u / L) * cell)).join("");
-    add(g, "path", { d: draw((x, y) => `M${x} ${y}h${cell}v${cell}h${-cell}z`), fill: "adversarial", "data-removed": "" });
+    const square = (x, y) => `M${x} ${y}h${cell}v${cell}h${-cell}z`;
+    add(g, "path", { d: draw(square), fill: "adversarial", "data-removed": "" });
     const bars = all.map((i) => `M${left} ${top + i * cell}h${wide}M${left + i * cell} ${top}v${wide}`).join("");
     add(g, "path", { d: bars + draw((x, y) => cross(x + cell / 2, y + cell / 2, cell / 5)), stroke: "page" });
   } else { // a pixel for each unit: paths of so many cells are slow
