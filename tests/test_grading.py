@@ -250,12 +250,12 @@ def test_what_was_not_handed_in_counts_as_zero(tmp_path, capsys):
     ]
     grading_report.write(works, {"a": ["x", "y"], "b": ["z"]}, tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["ann      2/3  b: slow", "bob      0/3  a: not handed in"]
+    assert lines[:2] == ["ann      2/3  b: slow", "bob      0/3  not handed in: a"]
     rows = (tmp_path / "grades.csv").read_text(encoding="utf-8-sig").splitlines()
     assert rows == [
         "student,passed,total,a,b,notes",
         "ann,2,3,1 of 2,1 of 1,b: slow",
-        "bob,0,3,not handed in,0 of 1,a: not handed in",
+        "bob,0,3,not handed in,0 of 1,not handed in: a",
     ]
 
 

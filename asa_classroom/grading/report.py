@@ -28,7 +28,7 @@ def write(works: list[Work], steps: dict[str, list[str]], output: Path) -> None:
     several = len(steps) > 1
     for student, mine in students.items():
         lacking = [name for name in steps if all(work.exercise != name for work in mine)]
-        mine += [Work(student, exercise=name, notes=["not handed in"] if several else []) for name in lacking]
+        mine += [Work(student, exercise=name) for name in lacking]
         cells, notes = dict.fromkeys(steps, "not handed in"), []
         for work in mine:
             names = steps.get(work.exercise, [])
@@ -40,6 +40,7 @@ def write(works: list[Work], steps: dict[str, list[str]], output: Path) -> None:
                     counts[work.exercise, step][state] += 1
         failing = sum(len(work.errors) for work in mine)
         notes += [f"{failing} {'cell' if failing == 1 else 'cells'} failed"] if failing else []
+        notes += [f"not handed in: {', '.join(lacking)}"] if several and lacking else []
         row = {"student": student, "passed": passed(mine), "total": len(counts)}
         rows.append(row | cells | {"notes": "; ".join(notes)})
     file = io.StringIO()
