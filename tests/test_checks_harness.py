@@ -1,9 +1,7 @@
 """What checks say when a student's code goes wrong in ways that no single check thinks of."""
 
 import ast
-import io
 import re
-from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 
 from asa_classroom import checks
 from asa_classroom.checks import CheckFailed, Ladder, Unfinished
-from asa_classroom.checks.compare import require, same
+from asa_classroom.checks.compare import same
 from asa_classroom.checks.harness import attempt, call, gradients
 from asa_mini.errors import InputError
 
@@ -20,32 +18,31 @@ def first_line(error):
     return str(error.value).splitlines()[0]
 
 
-def test_an_exception_is_told_with_its_place_in_the_cell():
-    variables = {}
-    exec(compile("def broken(x):\n    y = x\n    return y / 0", "<cell broken>", "exec"), variables)
-    with pytest.raises(CheckFailed) as error:
-        call(variables["broken"], 1)
-    assert first_line(error) == (
-        "your code stopped with ZeroDivisionError in `broken`, line 3 of its cell: division by zero"
-    )
+def run_cell(source, name, **variables):
+    exec(compile(source, f"<cell {name}>", "exec"), variables)
+    return variables[name]
 
 
-def test_an_exception_in_a_comprehension_is_told_with_its_function():
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("def broken(x):\n    y = x\n    return y / 0", "`broken`, line 3"),
+        ("def broken(x):\n    return sorted([x], key=lambda y: y / 0)", "`broken`, line 2"),
+        ("broken = lambda x: x / 0", "`<lambda>`, line 1"),
+    ],
+)
+def test_an_exception_is_told_with_its_place_in_the_cell(source, place):
     """`<listcomp>` or `<lambda>` is no name that a student has given."""
-    variables = {}
-    exec(compile("def broken(x):\n    return sorted([x], key=lambda y: y / 0)", "<cell>", "exec"), variables)
-    exec(compile("unnamed = lambda x: x / 0", "<cell>", "exec"), variables)
-    with pytest.raises(CheckFailed, match=r"ZeroDivisionError in `broken`, line 2 of its cell"):
-        call(variables["broken"], 1)
-    with pytest.raises(CheckFailed, match=r"ZeroDivisionError in `<lambda>`, line 1 of its cell"):
-        call(variables["unnamed"], 1)
+    with pytest.raises(CheckFailed) as error:
+        call(run_cell(source, "broken"), 1)
+    told = f"your code stopped with ZeroDivisionError in {place} of its cell: division by zero"
+    assert first_line(error) == told
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         (lambda x: None, "returned None: is the `return` missing"),
-        (lambda x: x.add_(1), "changed its argument in place"),
         (lambda x: x.unsqueeze_(0), "changed its argument in place"),
         (lambda x: torch.ones(2, 3) @ x, r"your code stopped with RuntimeError.*: mat1 and mat2 shapes"),
     ],
@@ -59,27 +56,16 @@ def test_other_accidents(function, message):
 def test_a_change_in_place_is_seen_wherever_it_is(value):
     """One NaN must not hide it, nor a list, a dictionary or NumPy; and reading is no change."""
     x = torch.tensor([value, 2.0])
-    for given in (x.clone(), [x.clone()], {"x": x.clone()}, x.numpy().copy()):
+    for given in ([x.clone()], {0: x.clone()}, [x.numpy().copy()]):
         assert call(lambda x: 1, given) == 1
-
-        def change(given):
-            inner = given[0] if isinstance(given, list) else given["x"] if isinstance(given, dict) else given
-            inner[1] = 3
-            return 1
-
-        with pytest.raises(CheckFailed, match="change changed its argument in place"):
-            call(change, given)
+        with pytest.raises(CheckFailed, match="changed its argument in place"):
+            call(lambda given: given[0].__setitem__(1, 3) or 1, given)
 
 
 def test_only_a_bare_not_implemented_error_is_a_stub():
-    def stub():
-        raise NotImplementedError()
-
-    def unsupported():
-        raise NotImplementedError("no kernel for this")
-
-    with pytest.raises(Unfinished, match="Complete"):
-        attempt(stub)
+    with pytest.raises(Unfinished, match="Complete `stub`"):
+        attempt(run_cell("def stub():\n    raise NotImplementedError()", "stub"))
+    unsupported = run_cell("def unsupported():\n    raise NotImplementedError('no kernel')", "unsupported")
     with pytest.raises(CheckFailed, match=r"stopped with NotImplementedError.*no kernel") as error:
         attempt(unsupported)
     assert not isinstance(error.value, Unfinished)
@@ -100,11 +86,10 @@ def test_an_exception_in_a_given_kernel_is_told_with_the_line_that_called_it():
     def given():
         raise TypeError("one argument is missing")
 
-    variables = {"interpreted": interpreted, "given": given}
-    exec(compile("def kernel():\n    interpreted(given)", "<cell kernel>", "exec"), variables)
-    exec(compile("def launcher():\n\n    interpreted(kernel)", "<cell launcher>", "exec"), variables)
+    kernel = run_cell("def kernel():\n    interpreted(given)", "kernel", interpreted=interpreted, given=given)
+    source = "def launcher():\n\n    interpreted(kernel)"
     with pytest.raises(CheckFailed) as error:
-        attempt(variables["launcher"])
+        attempt(run_cell(source, "launcher", interpreted=interpreted, kernel=kernel))
     assert first_line(error) == (
         "your code stopped with TypeError in `kernel`, line 2 of its cell: one argument is missing"
     )
@@ -132,16 +117,12 @@ def test_a_stub_that_triton_compiles_is_a_stub():
         (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0]), "x is not right, it has NaN"),
         (torch.tensor([1.0, 1 + 1e-6]).double(), torch.ones(2).double(), "x is not right"),
         ([1.0, 2.0], np.array([1.0, 2.0]), "x must be a NumPy array, not a list"),
-        (np.ones(2, np.float32), np.ones(2), "the right numbers but the wrong dtype"),
         (None, torch.ones(2), "x is missing: is something detached"),
         (torch.ones(2), None, "x must not be there: something must be detached"),
         (torch.zeros(2, dtype=torch.complex64), torch.zeros(2), "x is not right"),
-        ((1, 2), (2, 1), "x is not right"),
         ((1, 2), (1, 2, 3), "x is not right"),
         (1, True, "x is not right"),
-        ("a", 1.0, "x is not right"),
         (None, 1.0, "x is not right"),
-        ({"a": 1}, [torch.ones(1)], "x is not right"),
         ({"a": 1}, {"a": 2}, "x is not right"),
     ],
 )
@@ -159,6 +140,7 @@ def test_same_tells_a_difference(got, expected, message):
         ([torch.ones(2), "a"], (torch.ones(2), "a")),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
         (np.ones(2), (1.0, 1.0)),
+        (np.array([2.0, 1.0])[::-1], np.array([1.0, 2.0])),
         ({"a": torch.ones(1)}, {"a": torch.ones(1)}),
         (None, None),
     ],
@@ -180,35 +162,23 @@ def test_the_hint_comes_first_then_case_expected_got_and_where():
     ]
 
 
-def ladder_of(**table):
-    """A ladder whose one step doubles a number."""
-    ladder = Ladder("ex99")
+def step_of(**table):
+    """A step that doubles a number."""
 
-    @ladder.step(**{"what": "the double", "tried": "some numbers", "cases": [(0.0,), (3.0,)]} | table)
     def double(x, *, factor=2):
         return factor * x
 
-    return ladder
+    return Ladder("ex99").step(**{"what": "the double", "cases": [(0.0,), (3.0,)]} | table)(double)
 
 
-def test_a_step_names_itself_and_leaves_the_random_state_alone():
+def test_a_step_names_itself_and_leaves_the_random_state_alone(capsys):
     drawn = []
-
-    def probe(student):
-        drawn.append(torch.rand(1).item())
-        require(student(4) == 8, "wrong for 4")
-
-    check = ladder_of(mistakes={}, probes=[probe]).steps["double"]
+    check = step_of(mistakes={}, cases=[lambda: drawn.append(torch.rand(1).item()) or (3.0,)])
     state = torch.get_rng_state()
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        check(lambda x: 2 * x)
-        check(lambda y: y + y)
-    assert drawn[0] == drawn[1]
-    assert torch.equal(torch.get_rng_state(), state)
-    assert printed.getvalue() == "Step 1, double: passed (some numbers).\n" * 2
-    with pytest.raises(CheckFailed, match=r"^Step 1, double: wrong for 4$"):
-        check(lambda x: 2 * x if x < 4 else x)
+    check(lambda x: 2 * x)
+    check(lambda y: y + y)
+    assert len(set(drawn)) == 1 and torch.equal(torch.get_rng_state(), state)
+    assert capsys.readouterr().out == "Step 1, double: passed (1 case).\n" * 2
     with pytest.raises(CheckFailed, match="the check takes your function itself: double, without brackets"):
         check(3)
 
@@ -232,37 +202,36 @@ def test_the_mistake_that_does_the_same_gives_the_hint(student, first):
         "this is not a tensor": lambda x: x.double(),
     }
     with pytest.raises(CheckFailed) as error:
-        ladder_of(mistakes=mistakes).steps["double"](student)
+        step_of(mistakes=mistakes)(student)
     assert first_line(error) == f"Step 1, double: {first}"
 
 
 def test_of_two_mistakes_the_one_that_is_alike_in_more_is_told():
-    def observe(function, x):
-        return {"first": function(x)[0], "second": function(x)[1]}
-
-    ladder = Ladder("ex99")
     mistakes = {
         "a": lambda x: (0, 9),
         "b": lambda x: (0, 7),
         "right at 1": lambda x: (0, 7) if x - 1 else (1, 2),
     }
 
-    @ladder.step(tried="one", cases=[(1,), (2,)], observe=observe, mistakes=mistakes)
+    @Ladder("ex99").step(
+        cases=[(1,), (2,)], observe=lambda f, x: {"first": f(x)[0], "second": f(x)[1]}, mistakes=mistakes
+    )
     def pair(x):
         return 1, 2
 
-    for student, hint in ((lambda x: (0, 7), "b"), (lambda x: (0, 8), "a")):
-        with pytest.raises(CheckFailed, match=rf"^Step 1, pair: {hint}\n  case      *x=1\n"):
-            ladder.steps["pair"](student)
-    with pytest.raises(CheckFailed, match=r"^Step 1, pair: right at 1\n  case      *x=2\n"):
-        ladder.steps["pair"](lambda x: (0, 7) if x == 2 else (1, 2))
-    with pytest.raises(CheckFailed, match=r"^Step 1, pair: first is not right\n"):
-        ladder.steps["pair"](lambda x: (0, 2))  # neither "a" nor "b": its second number is right
+    for student, hint, case in (
+        (lambda x: (0, 7), "b", 1),
+        (lambda x: (0, 8), "a", 1),
+        (lambda x: (0, 7) if x == 2 else (1, 2), "right at 1", 2),
+        (lambda x: (0, 2), "first is not right", 1),  # neither "a" nor "b": its second number is right
+    ):
+        with pytest.raises(CheckFailed, match=rf"^Step 1, pair: {hint}\n  case      *x={case}\n"):
+            pair(student)
 
 
 def test_a_student_cannot_change_the_cases():
     kept = torch.ones(2)
-    check = ladder_of(cases=[(kept,)], mistakes={}).steps["double"]
+    check = step_of(cases=[(kept,)], mistakes={})
     with pytest.raises(CheckFailed, match="changed its argument in place"):
         check(lambda x: x.mul_(2))
     assert torch.equal(kept, torch.ones(2))
@@ -279,19 +248,16 @@ def test_gradients_are_compared_by_name():
     assert torch.equal(seen["the gradient of x from y"], 3 * weighted) and len(set(weighted.tolist())) == 2
 
 
-def test_a_notebook_shows_only_the_message():
+def test_a_notebook_shows_only_the_message(capsys):
     """A student sees the few lines of the message, no traceback, and no internals of the checks."""
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
     shell.run_cell("from asa_classroom.checks import gradient_reversal as check")
     shell.run_cell("def largest_rate(c):\n    raise NotImplementedError()")
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        shell.run_cell("check.largest_rate(largest_rate)")
-    lines = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue()).strip().splitlines()
-    assert lines == [
+    shell.run_cell("check.largest_rate(largest_rate)")
+    assert re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).strip() == (
         "Step 6, largest_rate: not finished yet. "
         "Complete `largest_rate`, take its `raise` out, run its cell, then run this check again."
-    ]
+    )
 
 
 def test_an_unknown_exercise_is_an_error():

@@ -1,12 +1,13 @@
 """Expected and got: whether a student's result is the right one, and in which words it is told if not."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 SHOWN = 12  # numbers of a tensor in a message
+KINDS = {Tensor: "a tensor", np.ndarray: "a NumPy array"}
 DOUBLE = 1e-7  # tolerance in float64: a forgotten detach changes some gradients by a part in 10000 only
 
 
@@ -27,15 +28,10 @@ class CheckFailed(AssertionError):
         return str(self).splitlines()
 
 
-def fail(message: str) -> NoReturn:
-    """Raise CheckFailed."""
-    raise CheckFailed(message)
-
-
 def require(condition: Any, message: str) -> None:
     """Raise CheckFailed with `message` unless `condition` is true."""
     if not condition:
-        fail(message)
+        raise CheckFailed(message)
 
 
 def same(got: Any, expected: Any, what: str, case: str = "", hint: str = "", tolerance: float = 1e-5) -> None:
@@ -49,38 +45,34 @@ def same(got: Any, expected: Any, what: str, case: str = "", hint: str = "", tol
         hint: the first line, where it is known better than "... is not right".
         tolerance: absolute, and relative to the expected number; at most 1e-7 in float64. NaN equals NaN.
     """
-    right = equal(got, expected, tolerance)
-    kind = type(expected)
+    right, kind = equal(got, expected, tolerance), type(expected)
     array = kind in (Tensor, np.ndarray)
     if right and (not array or (isinstance(got, kind) and got.dtype == expected.dtype)):
         return
     rows = {"case": case, "expected": short(expected), "got": short(got)}
+    told = f"{what} is not right"
     if array and got is None:
         told = f"{what} is missing: is something detached, or cut off by a comparison or where()?"
     elif expected is None and isinstance(got, Tensor):
         told = f"{what} must not be there: something must be detached"
     elif array and not isinstance(got, kind):
-        told = (
-            f"{what} must be {'a tensor' if kind is Tensor else 'a NumPy array'}, not a {type(got).__name__}"
-        )
+        told = f"{what} must be {KINDS[kind]}, not a {type(got).__name__}"
     elif right:
         told = f"{what} has the right numbers but the wrong dtype"
         rows |= {"expected": str(expected.dtype), "got": str(got.dtype)}
     elif array and got.shape != expected.shape:
         told = f"{what} has the wrong shape"
-        rows |= {"expected": str(tuple(expected.shape)), "got": str(tuple(got.shape))}
-    else:
-        told = f"{what} is not right"
-        a, b = numbers(got), numbers(expected)
-        if array and expected.ndim and a is not None:
-            if (a.isnan() & ~b.isnan()).any():
-                told += ", it has NaN: an inf, an overflow or 0 / 0 is on the way"
-            difference = (a - b).abs().nan_to_num(torch.inf)
-            index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
-            pair = f"expected {b[index]:.4g}, got {a[index]:.4g}"  # the rows above may look alike
-            rows["largest difference"] = f"{difference.max():.3g} at {list(index)}: {pair}"
+    elif array and expected.ndim and (a := numbers(got)) is not None:
+        b = numbers(expected)
+        if (a.isnan() & ~b.isnan()).any():
+            told += ", it has NaN: an inf, an overflow or 0 / 0 is on the way"
+        difference = (a - b).abs().nan_to_num(torch.inf)
+        index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+        pair = f"expected {b[index]:.4g}, got {a[index]:.4g}"  # the rows above may look alike
+        rows["largest difference"] = f"{difference.max():.3g} at {list(index)}: {pair}"
     width = max(map(len, rows))
-    fail("\n".join([hint or told, *[f"  {name:{width}}  {text}" for name, text in rows.items() if text]]))
+    lines = [f"  {name:{width}}  {text}" for name, text in rows.items() if text]
+    raise CheckFailed("\n".join([hint or told, *lines]))
 
 
 def equal(got: Any, expected: Any, tolerance: float) -> bool:
@@ -106,6 +98,7 @@ def equal(got: Any, expected: Any, tolerance: float) -> bool:
 def numbers(value: Any) -> Tensor | None:
     """`value` as a float64 tensor, or None if it is no real number: a negative number ** 0.5 is none."""
     try:
+        value = value.copy() if isinstance(value, np.ndarray) else value  # torch takes no view like a[::-1]
         dtype = None if isinstance(value, (Tensor, np.ndarray)) else torch.float64
         tensor = torch.as_tensor(value, dtype=dtype).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
@@ -115,6 +108,8 @@ def numbers(value: Any) -> Tensor | None:
 
 def short(value: Any) -> str:
     """`value` in a message: its first numbers and its shape, or its first 200 characters."""
+    if isinstance(value, np.ndarray) and numbers(value) is not None:
+        value = torch.from_numpy(value.copy())
     if not isinstance(value, Tensor):
         text = repr(value)
         return text if len(text) <= 200 else text[:200] + " ..."

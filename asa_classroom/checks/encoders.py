@@ -1,4 +1,4 @@
-"""What the checks of `ex00_tour` need of encoders: small ones, and ones that are left as they were."""
+"""Small encoders and padded batches for the checks; and whether a model is left as it was."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -16,23 +16,31 @@ from transformers import (
     PreTrainedModel,
 )
 
-from asa_classroom.checks.compare import CheckFailed, fail, require
+from asa_classroom.checks.compare import CheckFailed, require
 from asa_classroom.checks.harness import attempt, call
 
 
-def classifier(family: str = "bert", layers: int = 2, attention: str = "sdpa") -> PreTrainedModel:
-    """Return a random classifier with 3 classes in evaluation mode, without dropout, for up to 12 tokens."""
+def classifier(
+    family: str = "bert", layers: int = 2, attention: str = "sdpa", positions: int = 12
+) -> PreTrainedModel:
+    """Return a random classifier with 3 classes and 30 words in evaluation mode, without dropout."""
     options = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "num_labels": 3}
-    options |= {"vocab_size": 30, "max_position_embeddings": 12, "initializer_range": 0.5}
+    options |= {"vocab_size": 30, "max_position_embeddings": positions, "initializer_range": 0.5}
     options |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
-    config = AutoConfig.for_model(family, **options)
-    config._attn_implementation = attention
+    config = AutoConfig.for_model(family, **options, attn_implementation=attention)
     return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def tokens(*lengths: int) -> Tensor:
+    """Boolean (B, L), True for tokens, of sequences so long; padding at the end, at the front if negative."""
+    n = torch.tensor(lengths)[:, None]
+    place = torch.arange(int(n.abs().max()))
+    return torch.where(n > 0, place < n, place >= len(place) + n)
 
 
 def random_batch(*lengths: int) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, both (B, L), of sequences with so many real tokens."""
-    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    real = tokens(*lengths)
     return {"input_ids": torch.randint(1, 30, real.shape) * real, "attention_mask": real.long()}
 
 
@@ -105,5 +113,5 @@ def in_block(student: Callable, args: tuple, body: Callable[[Any], Any], modules
             if not error.cause.startswith("ZeroDivisionError"):
                 raise
         else:
-            fail("an error in the block was swallowed: `finally` needs no `except`, no `return`")
+            raise CheckFailed("an error in the block was swallowed: `finally` needs no `except`, no `return`")
     return result

@@ -2,7 +2,6 @@
 
     @ladder.step(
         what="the pair of slopes",
-        tried="two points",
         cases=[(1.5, 0.8, 0.4), (-2.0, 3.0, 0.7)],
         mistakes={
             "the 1/2 is still there": lambda theta, eta, c: (eta + c / 2 * theta, theta - c / 2 * eta),
@@ -20,7 +19,7 @@ import ast
 import copy
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,6 +86,13 @@ def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
     return {what: result} | dict(zip(names, found, strict=True))
 
 
+def parts(got: Any, *names: str) -> dict[str, Any]:
+    """Return {name: part} of a tuple or list; CheckFailed unless it has as many parts as there are names."""
+    fits = isinstance(got, (tuple, list)) and len(got) == len(names)
+    require(fits, f"return {len(names)} things: {', '.join(names)}")
+    return dict(zip(names, got, strict=True))
+
+
 def function_class(name: str, forward: Callable, backward: Callable) -> type:
     """Return a torch.autograd.Function made of forward(*args) and backward(gradient, *args)."""
 
@@ -115,7 +121,6 @@ class Step:
     Attributes:
         number: from 1 on.
         reference: does it right; its name is that of the step, and of what the student writes.
-        tried: a few words about the cases, shown when the student's code passes.
         cases: tuples of arguments, or functions that make one; random numbers in it are seeded.
         mistakes: {hint: wrong implementation}, or the keywords that make the reference one. A hint is shown
             first where a mistake does what the student's code does: it gives the same wrong value, or stops
@@ -124,18 +129,15 @@ class Step:
         what: the name, in a student's terms, of what `observe` returns. It is compared, and so are the
             gradients that it sends to those tensors of the case that require one. Without `what`, `observe`
             returns all that is compared, {name: value}.
-        probes: further checks; each is called with what the student wrote, and raises CheckFailed.
         tolerance: see `same`.
     """
 
     number: int
     reference: Callable
-    tried: str
     cases: Sequence[tuple | Callable[[], Sequence]]
     mistakes: Mapping[str, Callable | Mapping[str, Any]]
     observe: Callable[..., Any] = call
     what: str = ""
-    probes: Iterable[Callable[[Any], None]] = ()
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -153,28 +155,25 @@ class Step:
             with torch.random.fork_rng(devices=[]):
                 for number in range(len(self.cases)):
                     self._compare(student, number)
-                for probe in self.probes:
-                    torch.manual_seed(0)
-                    probe(student)
         except Unfinished as error:
             raise Unfinished(f"{title} not finished yet. {error}") from None
         except CheckFailed as error:
             raise CheckFailed(f"{title} {error}") from None
-        print(f"{title} passed ({self.tried}).")
+        count = len(self.cases)
+        print(f"{title} passed ({count} {'cases' if count > 1 else 'case'}).")
 
     def _compare(self, student: Callable, number: int) -> None:
         """Raise CheckFailed unless the student's code does in one case what the reference does."""
         expected, got = self._see(self.reference, number), self._see(student, number)
         words = ", ".join(_words(*pair) for pair in zip(self.arguments, self._case(number), strict=False))
-        assert isinstance(expected, dict), f"the reference fails: {expected}"
-        if isinstance(got, Unfinished):
-            raise got
-        if isinstance(got, CheckFailed):
-            hint = self._hint(got, number, "") if got.cause else ""
-            raise CheckFailed((hint and f"{hint}\n  ") + f"{got}\n  case      {words}") from None
+        assert "" not in expected, f"the reference fails: {expected['']}"
+        if error := got.get(""):
+            hint = self._hint(got, number, "") if error.cause else ""
+            unfinished = isinstance(error, Unfinished)
+            lines = [hint, str(error), f"case      {words}"]
+            raise error if unfinished else CheckFailed("\n  ".join(filter(None, lines)))
         for what, right in expected.items():
-            fits = equal(got.get(what), right, self.tolerance)
-            hint = "" if fits else self._hint(got, number, what)
+            hint = "" if equal(got.get(what), right, self.tolerance) else self._hint(got, number, what)
             same(got.get(what), right, what, words, hint, self.tolerance)
 
     def _case(self, number: int) -> tuple:
@@ -182,25 +181,24 @@ class Step:
         case = self.cases[number]
         return case() if callable(case) else copy.deepcopy(case)
 
-    def _see(self, function: Callable, number: int) -> dict[str, Any] | CheckFailed:
-        """What is to be seen of a function in one case, by name; or the error that it ends with."""
+    def _see(self, function: Callable, number: int) -> dict[str, Any]:
+        """What is to be seen of a function in one case, by name; {"": error} if that ends it."""
         case = self._case(number)
         leaves = {name: x for name, x in zip(self.arguments, case, strict=False) if _requires_grad(x)}
         try:
             seen = self.observe(function, *case)
             return gradients(self.what, seen, **leaves) if self.what else seen
         except CheckFailed as error:
-            return error
+            return {"": error}
 
-    def _alike(self, one: Any, other: Any) -> set[str]:
-        """In what two functions looked alike in one case: names of values, or the cause of the same error."""
-        if isinstance(one, CheckFailed) and isinstance(other, CheckFailed):
-            return {""} if one.cause == other.cause else set()
-        if isinstance(one, CheckFailed) or isinstance(other, CheckFailed):
-            return set()
-        return {what for what in one.keys() & other.keys() if equal(one[what], other[what], self.tolerance)}
+    def _alike(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+        """The names of what two functions did alike in one case; errors are alike if their cause is."""
+        pairs = {what: (one[what], other[what]) for what in one.keys() & other.keys()}
+        if errors := pairs.get(""):
+            pairs[""] = [error.cause for error in errors]
+        return {what for what, pair in pairs.items() if equal(*pair, self.tolerance)}
 
-    def _hint(self, got: dict[str, Any] | CheckFailed, number: int, what: str) -> str:
+    def _hint(self, got: dict[str, Any], number: int, what: str) -> str:
         """The mistake most like the student's code: alike in `what`, and right wherever that is right."""
         likeness = {}
         right = self._alike(self._see(self.reference, number), got)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from asa_classroom.checks.compare import CheckFailed, fail, require
+from asa_classroom.checks.compare import CheckFailed, require
 from asa_classroom.checks.harness import attempt
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,7 +94,7 @@ def _run(student: Callable, *args, **options) -> None:
     except CheckFailed as error:
         for theirs, ours in INSTEAD.items():
             if re.search(theirs, str(error)):
-                fail(f"{ours}\n  {error}")
+                raise CheckFailed(f"{ours}\n  {error}") from None
         raise
 
 

@@ -4,9 +4,8 @@ import math
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from asa_classroom.checks.attacks import hill, left_nothing, shorten, slope, tokens, unit
+from asa_classroom.checks.encoders import tokens
 from asa_classroom.checks.harness import Ladder, attempt, call, require
 from asa_mini.look.attribution import margin
 from asa_mini.objective import symmetric_divergence
@@ -15,21 +14,19 @@ ladder = Ladder("ex01_motivation")
 HEADS = 3  # not the size of the first batch: a missing axis must not broadcast
 
 
-def _maps(real: Tensor) -> Tensor:
+def random_maps(real):
     """Random attention weights (B, HEADS, L, L) in double precision; padding gets none."""
     scores = 2 * torch.randn(len(real), HEADS, real.shape[1], real.shape[1], dtype=torch.float64)
     return scores.masked_fill(~real[:, None, None], -torch.inf).softmax(-1)
 
 
-def _one_map(lengths, strength):
-    weights = _maps(real := tokens(*lengths))
-    return weights.float() if strength == 0.7 else weights, real, strength
-
-
 @ladder.step(
     what="the mixture",
-    tried="four batches, padding at either end, strengths 0 to 1",
-    cases=[partial(_one_map, *c) for c in (((3, 5), 0.3), ((4, 4, 4), 0.7), ((-1, -2), 1), ((2, 3), 0))],
+    cases=[
+        lambda: (random_maps(tokens(3, 5)), tokens(3, 5), 0.3),
+        lambda: (random_maps(tokens(4, 4, 4)).float(), tokens(4, 4, 4), 0.7),
+        lambda: (random_maps(tokens(-1, -2)), tokens(-1, -2), 1),
+    ],
     mistakes={
         "padding gets attention: the uniform part is for real keys alone": dict(padding=True),
         "the uniform part is divided by L, not by the real tokens": dict(over=lambda keys: keys.shape[-1]),
@@ -44,23 +41,21 @@ def smooth(weights, real, strength, *, padding=False, over=lambda keys: keys.sum
 
 @ladder.step(
     what="the attention moved",
-    tried="three batches, padding at either end",
-    cases=[lambda r=r: (_maps(r), _maps(r), r) for r in (tokens(3, 5), tokens(4, 4, 2), tokens(-1, -2))],
+    cases=[lambda r=r: (random_maps(r), random_maps(r), r) for r in (tokens(3, 5), tokens(-1, -2))],
     mistakes={
         "twice too large: the 1/2 is missing": dict(factor=1),
         f"{HEADS} times too large: the heads are added up, take their mean": dict(factor=HEADS / 2),
         "padded queries are counted: average over the real rows": dict(all_rows=True),
-        "padded rows are 0 but still counted: divide by the real rows": dict(all_count=True),
     },
 )
-def attention_moved(before, after, real, *, factor=0.5, all_rows=False, all_count=False):
+def attention_moved(before, after, real, *, factor=0.5, all_rows=False):
     rows = factor * (before - after).abs().sum(-1).mean(1)  # (B, L)
-    return (rows * (real | all_rows)).sum(1) / (real | all_rows | all_count).sum(1)
+    return (rows * (real | all_rows)).sum(1) / (real | all_rows).sum(1)
 
 
-def _noise(lengths, share):
+def noisy_scores(lengths, share):
     real = tokens(*lengths)
-    scores = _maps(real | True).log()
+    scores = random_maps(real | True).log()
     noise = torch.rand(len(real), *scores.shape[2:], dtype=torch.float64)
     # Query 0 of sequence 0 is masked whole: all its real keys, and no padding, which might come back.
     noise[0, 0] = torch.where(real[0], 0.9 * share * noise[0, 0], share + (1 - share) * noise[0, 0])
@@ -70,10 +65,8 @@ def _noise(lengths, share):
 
 @ladder.step(
     what="the attention",
-    tried="four batches with a row masked whole in each, one with share 1",
-    cases=[partial(_noise, *c) for c in (((3, 5), 0.5), ((4, 4), 0.3), ((-1, -3), 0.6), ((2, 4), 1))],
+    cases=[partial(noisy_scores, *c) for c in (((3, 5), 0.5), ((-1, -3), 0.6), ((2, 4), 1))],
     mistakes={
-        "padding gets attention: `real` is not used": dict(padding=0.0),
         "padding is back in a row masked whole: -10000 is not enough": dict(padding=-1e4),
         "a row masked whole is NaN: hide units with -10000, not with -inf": dict(low=-torch.inf),
         "a row masked whole is uniform: add -10000, replace no score by it": dict(weight=0),
@@ -88,7 +81,7 @@ def random_mask(scores, real, noise, share, *, low=-1e4, padding=-torch.inf, wei
 WEIGHTS = {"so": (3, -2, 1), "good": (-5, 8, 2), "but": (4, -4, 9), "long": (-8, 7, 3)}
 
 
-def _predict(texts):
+def predict_words(texts):
     """Logits (n, 3): the weights of a text's words, the later the heavier; blanks and scraps weigh, too."""
     require(not isinstance(texts, str), "predict was given one text: give it a list of texts")
     words = [[WEIGHTS.get(word, (4, -6, len(word))) for word in text.split(" ")] for text in texts]
@@ -98,113 +91,125 @@ def _predict(texts):
 
 @ladder.step(
     what="the row of falls",
-    tried="texts of six words, one of them three times, of two and of one",
-    cases=[(_predict, text) for text in ("so good but so so long", "good long", "but")],
+    cases=[(predict_words, text) for text in ("so good but so so long", "good long", "but")],
     mistakes={
         "the sign is wrong: the log-odds fall when a word that spoke for the class is gone": dict(sign=-1),
         "each text is scored by its own class: keep the first": dict(own_class=True),
-        "a word that occurs twice is gone everywhere: leave out one place": dict(
-            without=lambda words, i: [word for word in words if word != words[i]]
-        ),
-        "text.replace leaves double blanks and cuts inside words: join the other words": dict(
-            without=lambda words, i: [" ".join(words).replace(words[i], "", 1)]
-        ),
+        "a word that occurs twice is gone everywhere: leave out one place": dict(everywhere=True),
     },
 )
-def leave_one_out(
-    predict, text, *, sign=1, own_class=False, without=lambda words, i: words[:i] + words[i + 1 :]
-):
-    words = text.split()
-    shorter = predict([" ".join(without(words, i)) for i in range(len(words))])
+def leave_one_out(predict, text, *, sign=1, own_class=False, everywhere=False):
+    words, shorter = text.split(), []
+    for place, left_out in enumerate(words):
+        rest = [w for i, w in enumerate(words) if i != place and not (everywhere and w == left_out)]
+        shorter.append(" ".join(rest))
+    less = predict(shorter)
     whole = predict([text]).expand(len(words), -1)
-    fall = margin(whole, whole.argmax(-1)) - margin(shorter, (shorter if own_class else whole).argmax(-1))
-    return sign * fall
+    return sign * (margin(whole, whole.argmax(-1)) - margin(less, (less if own_class else whole).argmax(-1)))
 
 
-def _baseline(*lengths, on_baseline=False):
-    score, x = hill(tokens(*lengths), tuple(range(2, 2 + len(lengths))))
-    return score, x, x[0, 0].clone() if on_baseline else torch.randn(3, dtype=torch.float64)
+def unit(g):
+    """Each sequence (L, E) divided by its norm; zeros stay zeros."""
+    return g / g.norm(dim=(1, 2), keepdim=True).clamp_min(1e-300)
+
+
+def hill(real, distances, *rest, scale=1.0):
+    """Losses (B, L, E) -> (B,), x with sequence i distances[i] away from its top, and the rest."""
+    away = unit(torch.randn(*real.shape, 3, dtype=torch.float64))
+    top, weight = torch.randn_like(away[:1]), (scale * (0.5 + 2 * torch.rand_like(away[:1]))).requires_grad_()
+
+    def losses(x):
+        return -(weight * (x - top) ** 2).sum((1, 2)) / 2
+
+    losses.weight = weight
+    return losses, top + torch.tensor(distances)[:, None, None] * away, *rest
+
+
+def slope(losses, x):
+    """The gradient of each sequence's number with respect to x, (B, L, E)."""
+    at = x.detach().requires_grad_()
+    return torch.autograd.grad(losses(at).sum(), at)[0]
+
+
+def left_nothing(student, losses, x, *rest):
+    """What the student returns; nothing may hang on a graph or stay behind."""
+    got = call(student, losses, x, *rest)
+    require(losses.weight.grad is None, "a gradient was left in the weights: use torch.autograd.grad")
+    require(not getattr(got, "requires_grad", False), "the result still hangs on the graph: detach it")
+    return got
+
+
+BASELINE = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 
 
 @ladder.step(
     what="the attribution",
-    tried="three shapes, and a token that is the baseline itself",
-    cases=[partial(_baseline, 3, 3), partial(_baseline, 5), partial(_baseline, 1, 1, 1, on_baseline=True)],
+    cases=[partial(hill, tokens(3, 3), (2, 3), BASELINE), partial(hill, tokens(1), (2,), BASELINE)],
     observe=left_nothing,
     mistakes={
-        "the baseline is not used: multiply by x - baseline": dict(times=lambda g, x, b: g * x),
-        "the baseline is subtracted after the product: bracket (x - baseline)": dict(
-            times=lambda g, x, b: g * x - b
-        ),
-        "the scores were averaged: take the gradient of their sum": dict(
-            times=lambda g, x, b: g / len(x) * (x - b)
-        ),
-        "a gradient was left in the weights: use torch.autograd.grad": (
-            lambda score, x, baseline: score(x).sum().backward() or x.sum(-1)
+        "the baseline is not used: multiply by x - baseline": dict(minus=0),
+        "the scores were averaged: take the gradient of their sum": dict(mean=True),
+        "a gradient was left in the weights: use torch.autograd.grad": lambda f, x, _: (
+            f(x).sum().backward() or x
         ),
     },
 )
-def gradient_times_input(score, x, baseline, *, times=lambda g, x, b: g * (x - b)):
-    return times(slope(score, x), x, baseline).sum(-1)
+def gradient_times_input(score, x, baseline, *, minus=1, mean=False):
+    return (slope(score, x) * (x - minus * baseline)).sum(-1) / (len(x) if mean else 1)
 
 
-def _attacked(real, distances, *rest, scale=1.0):
-    return *hill(real, distances, scale), real, *rest
+def attacked(lengths, distances, *rest, scale=1.0):
+    real = tokens(*lengths)
+    return hill(real, distances, real, *rest, scale=scale)
 
 
 @ladder.step(
     what="the attacked x",
-    tried="padding at either end, tiny gradients, and none at all",
     cases=[
-        partial(_attacked, tokens(2, 4), (1.5, 3.0), 0.5),
-        partial(_attacked, tokens(3, 3), (1.5, 3.0), 2.0),
-        partial(_attacked, tokens(-3, -1), (0.0, 3.0), 0.1, scale=1e-9),
+        partial(attacked, (2, 4), (1.5, 3.0), 0.5),
+        partial(attacked, (-3, -1), (0.0, 3.0), 0.1, scale=1e-9),  # one gradient is zero, one tiny
     ],
     observe=left_nothing,
     mistakes={
-        "this goes downhill: add the step to x": dict(direction=lambda g: -unit(g)),
-        "the step is too short: padding counts in the norm": lambda losses, x, real, epsilon: (
-            x + epsilon * unit(slope(losses, x)) * real[..., None]
-        ),
-        "the norm is that of the batch: take one for each sequence": dict(direction=lambda g: g / g.norm()),
-        "a gradient of zero gives NaN: such a sequence must stay where it is": dict(
-            direction=lambda g: g / g.norm(dim=(1, 2), keepdim=True)
-        ),
+        "this goes downhill: add the step to x": dict(up=-1),
+        "the norm is that of the batch: take one for each sequence": dict(axes=(0, 1, 2)),
+        "a gradient of zero gives NaN: such a sequence must stay where it is": dict(least=0),
     },
 )
-def fgm(losses, x, real, epsilon, *, direction=unit):
-    return x + epsilon * direction(slope(losses, x) * real[..., None])
+def fgm(losses, x, real, epsilon, *, up=1, axes=(1, 2), least=1e-300):
+    g = slope(losses, x) * real[..., None]
+    return x + up * epsilon * g / g.norm(dim=axes, keepdim=True).clamp_min(least)
+
+
+def shorten(delta, epsilon):
+    """Each sequence (L, E) as it is, or with the norm epsilon if it is longer."""
+    return unit(delta) * delta.norm(dim=(1, 2), keepdim=True).clamp(max=epsilon)
 
 
 @ladder.step(
     what="the attacked x",
-    tried="maxima inside and outside the ball; 7, 4 and 1 steps; no gradient; epsilon 0",
     cases=[
-        partial(_attacked, tokens(3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
-        partial(_attacked, tokens(-2, -3), (0.6, 4.5), 1.5, 7),
-        partial(_attacked, tokens(2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
-        partial(_attacked, tokens(2, 3), (1.0, 2.0), 0.0, 3),
+        partial(attacked, (3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
+        partial(attacked, (-2, -3), (0.6, 4.5), 1.5, 7),
+        partial(attacked, (2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
+        partial(attacked, (2, 3), (1.0, 2.0), 0.0, 3),
     ],
     observe=left_nothing,
     mistakes={
         "delta leaves the ball: shorten it to epsilon where it is longer": dict(project=lambda d, e: d),
-        "each number is clamped to epsilon: the ball is one of the L2 norm": dict(
-            project=lambda d, e: d.clamp(-e, e)
-        ),
-        "delta is projected at the end only: do it after every step": dict(every=False),
+        "each number is clamped: the ball is one of the L2 norm": dict(project=lambda d, e: d.clamp(-e, e)),
         "all gradients are taken at x: take them at x + delta": dict(look=0),
     },
 )
-def pgd(losses, x, real, epsilon, steps, *, project=shorten, every=True, look=1):
+def pgd(losses, x, real, epsilon, steps, *, project=shorten, look=1):
     delta = torch.zeros_like(x)
-    for number in range(steps):
+    for _ in range(steps):
         at = x + look * delta
-        delta = delta + fgm.reference(losses, at, real, 2.5 * epsilon / steps) - at
-        delta = project(delta, epsilon) if every or number == steps - 1 else delta
+        delta = project(delta + fgm.reference(losses, at, real, 2.5 * epsilon / steps) - at, epsilon)
     return x + delta
 
 
-def _observe_size(student, divergence, target, high, rounds):
+def observe_size(student, divergence, target, high, rounds):
     """The size; any place in the last interval counts as its end. No more calls than are allowed."""
     asked, right = [], find_size.reference(divergence, target, high, rounds)
     got = attempt(student, lambda s: asked.append(s) or divergence(s), target, high, rounds)
@@ -216,20 +221,16 @@ def _observe_size(student, divergence, target, high, rounds):
 
 @ladder.step(
     what="the size",
-    tried="four curves, one with a jump, one that stays below the target",
     cases=[
         (lambda s: s**2, 0.09, 1.0, 30),
-        (lambda s: s, 2.0, 2.0, 3),
         (lambda s: 2.0 * (s > 0.6), 1.0, 1.0, 30),
         (lambda s: 3 * s, 5.0, 1.0, 3),
     ],
-    observe=_observe_size,
+    observe=observe_size,
     mistakes={
         "even `high` does not reach the target: return nan": dict(unreached=lambda high: high),
         "the wrong half is kept: too little divergence asks for larger sizes": dict(turned=True),
-        "this is the divergence: return the size": (
-            lambda divergence, *rest: divergence(find_size.reference(divergence, *rest))
-        ),
+        "this is the divergence: return the size": lambda f, *rest: f(find_size.reference(f, *rest)),
     },
 )
 def find_size(divergence, target, high, rounds=30, *, unreached=lambda high: math.nan, turned=False):
@@ -242,25 +243,23 @@ def find_size(divergence, target, high, rounds=30, *, unreached=lambda high: mat
     return high
 
 
-def _attacks(real):
-    """Three attacks: logits and maps go away from the clean ones, each at its own pace; one is too weak."""
-    logits, weights, other = torch.randn(len(real), 3).double(), _maps(real), _maps(real)
+def three_attacks(real):
+    """Logits and maps go away from the clean ones, each at its own pace; one is too weak."""
+    logits, weights, other = torch.randn(len(real), 3).double(), random_maps(real), random_maps(real)
     push = torch.randn_like(logits)
 
-    def attack(speed, reach):
-        def run(s):
-            asked_nan = "an attack was run at the size nan: test with math.isnan (nan == nan is False)"
-            require(not math.isnan(s), asked_nan)
-            return logits + speed * s * push, weights + reach * s * (other - weights)
+    def attack(s, speed, reach):
+        asked_nan = "an attack was run at the size nan: test with math.isnan (nan == nan is False)"
+        require(not math.isnan(s), asked_nan)
+        return logits + speed * s * push, weights + reach * s * (other - weights)
 
-        return run
-
-    attacks = {"fast": attack(2.0, 0.2), "slow": attack(0.5, 0.1), "too slow": attack(0.1, 0.1)}
+    paces = {"fast": (2.0, 0.2), "slow": (0.5, 0.1), "too slow": (0.1, 0.1)}
+    attacks = {name: partial(attack, speed=speed, reach=reach) for name, (speed, reach) in paces.items()}
     target = float(symmetric_divergence(logits, logits + 0.8 * push))
     return (logits, weights), attacks, real, target, 4.0
 
 
-def _observe_pairs(student, clean, attacks, *rest):
+def observe_pairs(student, clean, attacks, *rest):
     got = call(student, clean, attacks, *rest)
     names = f"the result must be a dictionary with the names {', '.join(map(repr, attacks))}"
     require(isinstance(got, dict) and got.keys() == attacks.keys(), names)
@@ -268,26 +267,24 @@ def _observe_pairs(student, clean, attacks, *rest):
 
 
 @ladder.step(
-    tried="three attacks on two batches, one attack too weak",
-    cases=[partial(_attacks, tokens(3, 5, 4, 2)), partial(_attacks, tokens(-1, -2, -2))],
-    observe=_observe_pairs,
+    cases=[partial(three_attacks, tokens(3, 5, 4, 2)), partial(three_attacks, tokens(-1, -2, -2))],
+    observe=observe_pairs,
     mistakes={
         "every attack got the same size: find one for each": dict(size=0.4),
-        "the two numbers are swapped: the size comes first": dict(order=-1),
         "padded queries are counted: take the mean of your attention_moved": dict(all_rows=True),
         "attention is measured at `high`: run the attack at the size found": dict(at=4.0),
     },
 )
-def equal_footing(clean, attacks, real, target, high, *, size=None, order=1, all_rows=False, at=None):
-    logits, weights = clean
+def equal_footing(clean, attacks, real, target, high, *, size=None, all_rows=False, at=None):
+    pairs = {}
+    for name, attack in attacks.items():
 
-    def pair(attack):
-        found = size or find_size.reference(
-            lambda s: symmetric_divergence(logits, attack(s)[0]), target, high
-        )
-        if math.isnan(found):
-            return math.nan, math.nan
-        moved = attention_moved.reference(weights, attack(at or found)[1], real, all_rows=all_rows).mean()
-        return (found, float(moved))[::order]
+        def distance(s, attack=attack):
+            return symmetric_divergence(clean[0], attack(s)[0])
 
-    return {name: pair(attack) for name, attack in attacks.items()}
+        found, moved = size or find_size.reference(distance, target, high), math.nan
+        if not math.isnan(found):
+            maps = attack(at or found)[1]
+            moved = float(attention_moved.reference(clean[1], maps, real, all_rows=all_rows).mean())
+        pairs[name] = found, moved
+    return pairs

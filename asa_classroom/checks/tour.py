@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from asa_classroom.checks.encoders import classifier, hooked, in_block, left_alone, noting, random_batch, tidy
-from asa_classroom.checks.harness import Ladder, call, gradients, require
+from asa_classroom.checks.harness import Ladder, call, gradients, parts, require
 from asa_mini import AsaConfig, wrap
 
 ladder = Ladder("ex00_tour")
@@ -19,27 +19,21 @@ ladder = Ladder("ex00_tour")
 def observe_predictions(student, layers, lengths):
     wrapped, batch = wrap(classifier(), AsaConfig(layers=layers)), random_batch(*lengths)
     got = call(student, wrapped, batch, torch.arange(len(lengths)))
-    three = isinstance(got, (tuple, list)) and len(got) == 3
-    require(three, "return three tensors: clean probabilities, adversarial ones, kept share")
-    names = "first tensor (softmax of logits)", "second (of adversarial_logits)", "third tensor (kept_share)"
-    return {f"the {name}": value for name, value in zip(names, got, strict=True)}
+    return parts(got, "softmax of logits", "softmax of adversarial_logits", "kept_share")
 
 
 @ladder.step(
-    tried="two sentences in a padded batch, one sentence with one layer attacked",
     cases=[(None, (6, 3)), ([1], (4,))],
     observe=observe_predictions,
     mistakes={
         "evaluation mode makes no adversarial pass: call wrapped.train() first": dict(train=False),
-        "the predictions are in the wrong order: the clean one comes first": dict(swap=True),
         "the softmax must run over the classes, the last axis": dict(axis=0),
         "kept_units is a count, the adversary's pay: see kept_share": dict(share="kept_units"),
     },
 )
-def two_predictions(wrapped, batch, labels, *, train=True, swap=False, axis=-1, share="kept_share"):
+def two_predictions(wrapped, batch, labels, *, train=True, axis=-1, share="kept_share"):
     out = wrapped.train(train)(**batch, labels=labels)
-    clean, attacked = out.logits.softmax(axis), out.adversarial_logits.softmax(axis)
-    return *((attacked, clean) if swap else (clean, attacked)), out[share]
+    return out.logits.softmax(axis), out.adversarial_logits.softmax(axis), out[share]
 
 
 def observe_search(student, family, layers):
@@ -53,41 +47,35 @@ def observe_search(student, family, layers):
 
 
 @ladder.step(
-    tried="three families, and a class of a similar name",
     cases=[("bert", 2), ("electra", 3), ("distilbert", 2)],
     observe=observe_search,
     mistakes={
         "the blocks around self-attention are in it, too: look for SelfAttention": dict(end="Attention"),
         "SelfAttentionPooler is in it, too: the name must *end* so": dict(find=str.__contains__),
         "only the first is found: return all of them": dict(number=1),
-        "the order is reversed": dict(order=-1),
     },
 )
-def find_attention(model, *, end="SelfAttention", find=str.endswith, number=None, order=1):
-    found = [module for module in model.modules() if find(type(module).__name__, end)]
-    return found[:number][::order]
+def find_attention(model, *, end="SelfAttention", find=str.endswith, number=None):
+    return [module for module in model.modules() if find(type(module).__name__, end)][:number]
 
 
 @ladder.step(
     what="the kept share",
-    tried="two padded batches, one without padding, a single token",
     cases=[
         lambda: (torch.rand(3, 5, 5) < 0.4, random_batch(5, 3, 2)["attention_mask"]),
         lambda: (torch.rand(2, 4, 4) < 0.4, random_batch(4, 4)["attention_mask"]),
-        lambda: (torch.zeros(2, 4, 4, dtype=torch.bool), random_batch(4, 1)["attention_mask"]),
         lambda: (torch.ones(1, 1, 1, dtype=torch.bool), random_batch(1)["attention_mask"]),
     ],
     mistakes={
         "padding is counted: a unit is real only if both ends are": lambda keep, _: keep.float().mean(),
         "padded queries are counted: both ends must be real": dict(rows=torch.ones_like),
-        "this is the share that is switched off": dict(kept=torch.Tensor.logical_not),
         "add up the whole batch first, then divide once": dict(axes=(1, 2)),
     },
 )
-def kept_share(keep, attention_mask, *, rows=torch.clone, kept=torch.clone, axes=(0, 1, 2)):
+def kept_share(keep, attention_mask, *, rows=torch.clone, axes=(0, 1, 2)):
     real = attention_mask.bool()
     units = rows(real)[:, :, None] & real[:, None, :]
-    return float(((kept(keep) & units).sum(axes) / units.sum(axes)).mean())
+    return float(((keep & units).sum(axes) / units.sum(axes)).mean())
 
 
 def observe_inputs(student, layers):
@@ -105,22 +93,20 @@ def observe_inputs(student, layers):
 
 
 @ladder.step(
-    tried="two layers in two passes, an error, an input given by name",
-    cases=[(2,), (0,)],
+    cases=[(2,), (0,)],  # layers; with 0 the input comes by name
     observe=observe_inputs,
     mistakes={
         "after an error your hooks are still there": dict(careful=False),
         "a hook that is not yours is gone, too: remove your own handles only": dict(greedy=True),
-        "only the last input is there: append to the list": dict(start=-1),
         "the inputs hold on to the graph of the pass: store x.detach()": dict(store=lambda x: x),
     },
 )
 @contextmanager
-def recorded_inputs(modules, *, careful=True, greedy=False, start=None, store=torch.Tensor.detach):
+def recorded_inputs(modules, *, careful=True, greedy=False, store=torch.detach):
     inputs = []
 
     def record(module, args, kwargs):
-        inputs[:] = [*inputs, store(args[0] if args else kwargs["hidden_states"])][start:]
+        inputs.append(store(args[0] if args else kwargs["hidden_states"]))
 
     with hooked(modules, [record] * len(modules), careful):
         yield inputs
@@ -128,45 +114,40 @@ def recorded_inputs(modules, *, careful=True, greedy=False, start=None, store=to
         modules[0]._forward_pre_hooks.clear()
 
 
-def observe_attention(student, case, dtype, dim, lengths, masked, hide):
+def observe_attention(student, dtype, dim, lengths, masked, hide):
     L = max(lengths)
     qkv = [torch.randn(2, 2, L, dim, dtype=dtype, requires_grad=True) for _ in range(3)]
     keep = torch.rand(2, L, L) < 0.6
     keep[1, 0] = False  # a hidden row
     allowed = random_batch(*lengths)["attention_mask"].bool()[:, None, None].expand(-1, 1, L, -1)
     options = {"scaling": 0.7, "dropout": 0.0, "position_ids": None} | ({"keep": keep} if hide else {})
-    pair = call(student, nn.Module(), *qkv, allowed if masked else None, **options)
-    require(isinstance(pair, (tuple, list)) and len(pair) == 2, "return two tensors: output and weights")
+    got = call(student, nn.Module(), *qkv, allowed if masked else None, **options)
+    output, weights = parts(got, "output", "weights").values()
     leaves = dict(zip(("query", "key", "value"), qkv, strict=True))
-    return {"the matrix of weights": pair[1]} | gradients("the output", pair[0], **leaves)
+    return {"the matrix of weights": weights} | gradients("the output", output, **leaves)
 
 
 @ladder.step(
-    tried="a hidden row beside padding, each mask alone, one token without masks",
     cases=[
-        ("a hidden row, padding", torch.float64, 3, (5, 3), True, True),
-        ("padding, keep not given", torch.float32, 4, (2, 5), True, False),
-        ("attention_mask=None", torch.float32, 4, (3, 3), False, True),
-        ("one token, no masks", torch.float64, 2, (1, 1), False, False),
+        (torch.float64, 3, (5, 3), True, True),  # a hidden row beside padding
+        (torch.float32, 4, (2, 5), True, False),
+        (torch.float32, 4, (3, 3), False, True),
     ],
     observe=observe_attention,
     mistakes={
         "`scaling` is given: use it, not 1 / sqrt(D)": dict(own=True),
         "a hidden row attends to padding: padded scores must be far lower, and filled last": dict(far=1e4),
         "a hidden row sees padding alone: use -10000, not -inf": dict(hidden=torch.inf),
-        "the output is (B, H, L, D): swap H and L at the end": dict(swap=(1, 1)),
     },
 )
-def attention(
-    module, q, k, v, allowed, *, scaling, keep=None, own=False, hidden=1e4, far=None, swap=(1, 2), **kwargs
-):
+def attention(module, q, k, v, allowed, *, scaling, keep=None, own=False, hidden=1e4, far=None, **kwargs):
     scores = (q.shape[-1] ** -0.5 if own else scaling) * q @ k.mT
     if keep is not None:
         scores = scores.masked_fill(~keep[:, None], -hidden)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -(far or torch.finfo(scores.dtype).max))
     weights = scores.softmax(-1)
-    return (weights @ v).transpose(*swap), weights
+    return (weights @ v).transpose(1, 2), weights
 
 
 @tidy
@@ -193,18 +174,16 @@ NAME = "asa_check"
 
 
 @ladder.step(
-    tried="padded and not, two kinds of attention to go back to, an error",
-    cases=[("sdpa", (6, 3)), ("eager", (5, 2)), ("sdpa", (4,))],
+    cases=[("sdpa", (6, 3)), ("eager", (5, 2))],
     observe=observe_use,
     mistakes={
         "padding is attended to: the mask function is not registered": dict(mask=None),
-        "after the block the attention is not 'sdpa' again": dict(restore=False),
         "after an error the attention is not 'sdpa' again": dict(careful=False),
         "after the block the attention is not 'eager' again": dict(back="sdpa"),
     },
 )
 @contextmanager
-def use_attention(model, name, function, *, mask=sdpa_mask, restore=True, careful=True, back=None):
+def use_attention(model, name, function, *, mask=sdpa_mask, careful=True, back=None):
     AttentionInterface.register(name, function)
     if mask:
         AttentionMaskInterface.register(name, mask)
@@ -213,7 +192,7 @@ def use_attention(model, name, function, *, mask=sdpa_mask, restore=True, carefu
     try:
         yield
     finally:
-        if restore and (careful or sys.exc_info()[0] is None):
+        if careful or sys.exc_info()[0] is None:
             model.set_attn_implementation(back or before)
 
 
@@ -227,23 +206,20 @@ def observe_extras(student, extras):
 
 
 @ladder.step(
-    tried="four layers, one of them with nothing, one layer, an error",
     cases=[([{"keep": "a"}, {"keep": "b", "note": "n"}, {}, {"shared": "mine"}],), ([{"keep": "a"}],)],
     observe=observe_extras,
     mistakes={
         "every layer gets the last extras: fix `extra` when the hook is made": dict(late=True),
         "the layer's own keywords are lost: return {**kwargs, **extra}": dict(merge=lambda own, extra: extra),
         "the layer's keyword wins over yours: put **extra last": dict(merge=lambda own, extra: extra | own),
-        "return (args, kwargs), in this order": dict(order=-1),
     },
 )
 @contextmanager
-def hand_down(modules, extras, *, late=False, merge=dict.__or__, order=1):
+def hand_down(modules, extras, *, late=False, merge=dict.__or__):
     def adding(extra):
-        return lambda module, args, kwargs: (args, merge(kwargs, extra))[::order]
+        return lambda module, args, kwargs: (args, merge(kwargs, extras[-1] if late else extra))
 
-    chosen = extras[-1:] * len(extras) if late else extras
-    with hooked(modules, [adding(extra) for extra in chosen]):
+    with hooked(modules, [adding(extra) for extra in extras]):
         yield
 
 
@@ -271,19 +247,17 @@ def observe_attack(student, plain, lengths, training):
 
 
 @ladder.step(
-    tried="padded and not, both modes, a layer that is left alone, an error inside the pass",
     cases=[("sdpa", (6, 3), False), ("eager", (5, 5), True)],
     observe=observe_attack,
     tolerance=1e-4,
     mistakes={
         "the masks do not reach the attention: this is the clean prediction": dict(seen=lambda keep: None),
         "the masks are turned round: True means kept": dict(seen=lambda m: m if m is None else ~m),
-        "the masks come in reverse order": dict(order=-1),
-        "padding is attended to: hand on the whole batch": dict(names=("input_ids",)),
+        "padding is attended to: hand on the whole batch": dict(names=["input_ids"]),
     },
 )
-def attacked_logits(model, batch, masks, *, seen=lambda keep: keep, order=1, names=None):
-    extras = [{"keep": seen(keep)} for keep in masks][::order]
+def attacked_logits(model, batch, masks, *, seen=lambda keep: keep, names=None):
+    extras = [{"keep": seen(keep)} for keep in masks]
     use, hand = use_attention.reference, hand_down.reference
     with use(model, NAME, attention.reference), hand(find_attention.reference(model), extras):
         return model(**{name: batch[name] for name in names or batch}).logits

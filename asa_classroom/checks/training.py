@@ -1,30 +1,175 @@
-"""Checks of `ex04_training`: the objective, the step of two players, the control, fair comparisons."""
+"""Checks of `ex04_training`: the objective, the joint pass and its price, two players, fair comparisons."""
 
+import operator
 import statistics
+from functools import partial
 
 import torch
-from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+import torch.nn.functional as F
+from torch import nn
 
-from asa_classroom.checks.harness import call, require
-from asa_classroom.checks.training_terms import (
-    divergence,
-    entries,
-    joint_pass,
-    ladder,
-    objective,
-    pay,
-    plain_steps,
-    rdrop_loss,
-)
+from asa_classroom.checks.encoders import classifier, random_batch, tokens
+from asa_classroom.checks.harness import Ladder, call, gradients, parts, require
 from asa_mini.config import AsaConfig
+from asa_mini.objective import symmetric_divergence
 from asa_mini.wrapping import wrap
 
-__all__ = [
-    "TwoPlayers", "attack", "divergence", "joint_pass", "ladder", "objective", "paired_gain", "pay",
-    "plain_steps", "rdrop_loss",
-]  # fmt: skip
-TERMS = ("loss", "task_loss", "divergence", "kept_units")
+ladder = Ladder("ex04_training")
+
+
+def normal(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def entries(got, *keys):
+    """The values of a student's dictionary, by name, in the order of `keys`."""
+    require(isinstance(got, dict), f"the result must be a dictionary, not a {type(got).__name__}")
+    require(set(got) == set(keys), f"the dictionary needs the keys {keys}, but has {tuple(got)}")
+    return {f"`{key}`": got[key] for key in keys}
+
+
+def random_masks(layers, lengths, temperature):
+    real = tokens(*lengths)
+    masks = torch.rand(layers, *real.shape, real.shape[1], dtype=torch.float64) < 0.6
+    return masks.double().requires_grad_(), real, temperature
+
+
+@ladder.step(
+    what="the pay",
+    cases=[partial(random_masks, *c) for c in ((2, (4, 4, 3), 0.3), (1, (5, 2), 2.0), (0, (3, 2), 0.3))],
+    observe=lambda student, masks, real, temperature: call(student, list(masks), real, temperature),
+    mistakes={
+        "tau is not squared: beta is the temperature squared": dict(power=1),
+        "padding is counted: a unit whose key is padding was never there": dict(key=lambda real: 1),
+        "`real` must rule out keys, the last axis, not queries": dict(key=lambda real: real[:, :, None]),
+    },
+)
+def pay(masks, real, temperature, *, power=2, key=lambda real: real[:, None, :]):
+    return temperature**power * sum((mask * key(real)).sum() / len(mask) for mask in masks)
+
+
+@ladder.step(
+    what="the divergence",
+    cases=[
+        lambda: (normal(4, 3), normal(4, 3)),
+        lambda: (normal(2, 5, 2), normal(2, 5, 2)),
+        (torch.tensor([[4000.0, 0.0]]), torch.tensor([[0.0, 3000.0]])),
+    ],
+    mistakes={
+        "this is KL[p || q] alone: take the mean of both directions": dict(share=1),
+        "divide by B alone, also if there are L tokens": dict(count=lambda p: p[..., 0].numel()),
+        "large logits give inf or nan: use log_softmax": dict(log=lambda x: x.softmax(-1).log()),
+    },
+)
+def divergence(logits, adversarial_logits, *, share=0.5, count=len, log=lambda x: x.log_softmax(-1)):
+    log_p, log_q = log(logits), log(adversarial_logits)
+    p_q, q_p = (log_p.exp() * (log_p - log_q)).sum(), (log_q.exp() * (log_q - log_p)).sum()
+    return (share * p_q + (1 - share) * q_p) / count(logits)
+
+
+def observe_objective(student, size, classes, alpha):
+    p, q, paid = normal(size, classes), normal(size, classes), normal()
+    got = call(student, p, q, torch.randint(classes, (size,)), paid, alpha)
+    seen = entries(got, "task", "divergence", "pay", "loss")
+    leaves = {"the_clean_logits": p, "the_adversarial_logits": q, "the_pay": paid}
+    return seen | gradients("`loss`", seen["`loss`"], **leaves)
+
+
+@ladder.step(
+    cases=[(5, 3, 0.4), (1, 2, 1.0), (3, 2, 0.0)],
+    observe=observe_objective,
+    mistakes={
+        "the task loss is that of the clean logits, not of the adversarial ones": dict(attacked=True),
+        "the pay is subtracted: add it, the gradient reversal turns its sign": dict(sign=-1),
+        "the divergence must reach the clean logits, too: detach nothing": dict(seen=torch.detach),
+    },
+)
+def objective(p, q, labels, paid, alpha, *, attacked=False, sign=1, seen=torch.clone):
+    task, far = F.cross_entropy(q if attacked else p, labels), symmetric_divergence(seen(p), q)
+    loss = task + alpha * far + sign * paid
+    return {"loss": loss, "task": task, "divergence": far, "pay": paid}
+
+
+def observe_joint_pass(student, *lengths):
+    embed, head, rows, size = normal(30, 5), normal(3, 5), [], len(lengths)
+    batch = random_batch(*lengths) | {"labels": torch.arange(size)}  # of one axis
+    before, keep = dict(batch), (torch.rand(size, lengths[0], lengths[0]) < 0.5).double().requires_grad_()
+
+    def model(batch, keep):
+        rows.append(len(keep))
+        units = keep * batch["attention_mask"][:, None, :]  # (N, L, L)
+        mean = (units @ embed[batch["input_ids"]]).tanh().mean(1)
+        return mean @ head.mT * (2 + batch["labels"][:, None])
+
+    got = call(student, model, batch, keep)
+    require(all(batch.get(name) is x for name, x in before.items()), "`batch` was changed: make a new dict")
+    once = f"the model got {rows} sequences: double the batch and call it once"
+    require(rows == [2 * size], once)
+    seen = parts(got, "`logits`", "`adversarial_logits`")
+    return seen | gradients("`adversarial_logits`", got[1], keep=keep)
+
+
+@ladder.step(
+    cases=[(4, 4, 3), (5,)],  # lengths
+    observe=observe_joint_pass,
+    mistakes={
+        "the mask acts on both halves: it belongs to the second half alone": dict(clean=torch.clone),
+        "the halves are swapped: the clean one comes first": dict(order=-1),
+        "the model got [3, 3] sequences: double the batch and call it once": (
+            lambda model, batch, keep: (model(batch, torch.ones_like(keep)), model(batch, keep))
+        ),
+    },
+)
+def joint_pass(model, batch, keep, *, clean=torch.ones_like, order=1):
+    doubled = {name: torch.cat([x, x]) for name, x in batch.items()}
+    return model(doubled, torch.cat([clean(keep), keep])).chunk(2)[::order]
+
+
+@ladder.step(
+    what="the number of plain steps",
+    cases=[(740, 3, 4), (500, 0, 6), (0, 2, 2), (7, 2, 2)],
+    mistakes={
+        "the adversary's backward pass is missing": dict(passes=1),
+        "the adversary is paid for in attacked layers only: use attacked / layers": dict(everywhere=True),
+        "round to the nearest: int() and // cut off": dict(whole=int),
+    },
+)
+def plain_steps(asa_steps, attacked, layers, *, passes=2, everywhere=False, whole=round):
+    adversary = (1 if everywhere else attacked / layers) * passes * 4 / 24
+    return whole(asa_steps * (2 * 3 + adversary) / 3)
+
+
+def observe_rdrop_loss(student, size, alpha, dropout):
+    inputs, labels, head, rows = normal(size, 8).detach(), torch.randint(3, (size,)), normal(3, 8), []
+    noise = F.dropout(torch.ones(10 * size, 8), dropout)
+    model = nn.Module()
+
+    def forward(inputs):
+        rows.extend(inputs)  # a row's dropout is that of its number, in however many calls
+        return (inputs * (noise[len(rows) - len(inputs) : len(rows)] if model.training else 1)) @ head.mT
+
+    model.forward = forward
+    loss = call(student, model, inputs, labels, alpha)
+    twice = f"{len(rows)} rows went through the model: each of the {size} must pass twice"
+    require(len(rows) == 2 * size, twice)
+    return gradients("the loss", loss, the_weights_of_the_model=head)
+
+
+@ladder.step(
+    cases=[(6, 0.3, 0.5), (2, 1.0, 0.2), (1, 0.0, 0.5)],
+    observe=observe_rdrop_loss,
+    mistakes={
+        "the task loss is that of the second pass: take the first": dict(first=0),
+        "the second pass is detached: both carry gradient": dict(target=torch.detach),
+        "the model was put into evaluation mode: then its dropout is off": dict(mode=nn.Module.eval),
+    },
+)
+def rdrop_loss(model, inputs, labels, alpha, *, first=1, target=torch.clone, mode=nn.Module.train):
+    p, q = mode(model)(torch.cat([inputs, inputs])).chunk(2)
+    task = first * F.cross_entropy(p, labels) + (1 - first) * F.cross_entropy(q, labels)
+    return task + alpha * symmetric_divergence(p, target(q))
+
+
 RUNS = {  # (method, split) -> accuracy by seed; seeds 7 and 9 have one method only, seed 1 is a tie
     ("new", "flipped"): {7: 90.0, 3: 60.0, 0: 71.0, 1: 55.0, 2: 50.0},
     ("old", "flipped"): {0: 64.0, 1: 55.0, 2: 53.0, 3: 52.0, 9: 20.0},
@@ -34,157 +179,116 @@ RUNS = {  # (method, split) -> accuracy by seed; seeds 7 and 9 have one method o
 }
 
 
-def _observe_gain(student, split, method, base):
-    rows = [(*which, seed, accuracy) for which, table in RUNS.items() for seed, accuracy in table.items()]
+def observe_gain(student, *case):
+    rows = [(*which, *run) for which, table in RUNS.items() for run in table.items()]
     runs = [dict(zip(("method", "split", "seed", "accuracy"), row, strict=True)) for row in rows]
-    keys = ("seeds", "mean", "ahead", "std")
-    return dict(
-        zip(map("`{}`".format, keys), entries(call(student, runs, split, method, base), *keys), strict=True)
-    )
+    return entries(call(student, runs, *case), "seeds", "mean", "ahead", "std")
 
 
 @ladder.step(
-    tried="three comparisons, ties, missing seeds, a single seed",
     cases=[("flipped", "new", "old"), ("flipped", "old", "new"), ("iid", "new", "old")],
-    observe=_observe_gain,
+    observe=observe_gain,
     mistakes={
         "rows of other splits are in it: take those of `split` alone": dict(all_splits=True),
-        "these are runs in order, not pairs of the same seed": dict(by_order=True),
-        "a tie is not ahead: count the gains above 0": dict(ahead=lambda gain: gain >= 0),
+        "a tie is not ahead: count the gains above 0": dict(ahead=operator.ge),
         "divide by n - 1, not by n": dict(spread=statistics.pstdev),
     },
 )
-def paired_gain(
-    runs, split, method, base, *, all_splits=False, by_order=False, ahead=lambda gain: gain > 0,
-    spread=statistics.stdev,
-):  # fmt: skip
+def paired_gain(runs, split, method, base, *, all_splits=False, ahead=operator.gt, spread=statistics.stdev):
     scores = {method: {}, base: {}}
     for run in runs:
         if (all_splits or run["split"] == split) and run["method"] in scores:
             scores[run["method"]][run["seed"]] = run["accuracy"]
-    shared = scores[method].keys() & scores[base].keys()
-    gains = [scores[method][seed] - scores[base][seed] for seed in shared]
-    if by_order:
-        gains = [a - b for a, b in zip(*(table.values() for table in scores.values()), strict=False)]
+    first, second = scores.values()
+    gains = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
     std = spread(gains) if len(gains) > 1 else None
-    ahead = sum(map(ahead, gains))
-    return {"seeds": len(gains), "ahead": ahead, "mean": statistics.mean(gains), "std": std}
+    wins = sum(ahead(gain, 0) for gain in gains)
+    return {"seeds": len(gains), "mean": statistics.mean(gains), "ahead": wins, "std": std}
 
 
-def _encoder(frozen: bool = False) -> BertForSequenceClassification:
-    """A random encoder in double precision and evaluation mode, always the same."""
-    sizes = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
-    sizes |= dict(vocab_size=30, max_position_embeddings=12, initializer_range=0.3)
-    config = BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = BertForSequenceClassification(config).double().eval()
+def encoder_and_batch(frozen=False):
+    model = classifier().double()
     model.bert.embeddings.requires_grad_(not frozen)
-    return model
+    return model, random_batch(7, 7, 7, 4) | {"labels": torch.tensor([0, 1, 1, 0])}
 
 
-def _batch() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    ids, real = torch.randint(1, 30, (4, 7), generator=generator), torch.ones(4, 7, dtype=torch.long)
-    real[-1, 4:] = 0
-    return {"input_ids": ids, "attention_mask": real, "labels": torch.tensor([0, 1, 1, 0])}
-
-
-def _weights(module: nn.Module) -> Tensor:
+def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def _two_players(clip=lambda *players: players, clear=True, rate=lambda lr, adversary_lr: adversary_lr):
-    """The class, or a mistaken one: `clip` gives the lists of parameters that are clipped together."""
-
-    class TwoPlayers:
-        def __init__(self, model, lr, adversary_lr, limit):
-            self.model, self.limit = model, limit
-            self.encoder, self.adversary = (list(m.parameters()) for m in (model.model, model.adversaries))
-            groups = [{"params": self.encoder, "lr": lr}]
-            groups.append({"params": self.adversary, "lr": rate(lr, adversary_lr)})
-            self.optimizer = torch.optim.SGD(groups)
-
-        def step(self, batch):
-            if clear:
-                self.optimizer.zero_grad()
-            out = self.model(**batch)
-            out.loss.backward()
-            for player in clip(self.encoder, self.adversary):
-                nn.utils.clip_grad_norm_(player, self.limit)
-            self.optimizer.step()
-            return {name: getattr(out, name).item() for name in TERMS}
-
-    return TwoPlayers
+TERMS = ("loss", "task_loss", "divergence", "kept_units")
 
 
-def _observe_players(student, lr, adversary_lr, limit, frozen):
+def observe_players(student, lr, adversary_lr, limit, frozen):
     """What two steps change in the encoder and in the adversaries, and the terms of both."""
-    require(isinstance(student, type), "TwoPlayers must be a class")
-    require(callable(getattr(student, "step", None)), "the class needs a method `step`")
-    model = wrap(_encoder(frozen), AsaConfig(0.3)).train()
-    before = [_weights(m) for m in (model.model, model.adversaries)]
+    model, batch = encoder_and_batch(frozen)
+    model = wrap(model, AsaConfig(0.3)).train()
+    players = {"encoder": model.model, "adversaries": model.adversaries}
+    before = {name: weights(module) for name, module in players.items()}
     trainer = call(student, model, lr, adversary_lr, limit)
-    rows = [entries(call(trainer.step, _batch()), *TERMS) for _ in range(2)]
+    require(callable(getattr(trainer, "step", None)), "TwoPlayers must be a class with a method `step`")
+    rows = [[*entries(call(trainer.step, batch), *TERMS).values()] for _ in range(2)]
     require(all(type(x) is float for row in rows for x in row), "the terms must be floats: use .item()")
-    after = [_weights(m) for m in (model.model, model.adversaries)]
-    moved = any((a != b).any() for a, b in zip(after, before, strict=True))
-    require(moved, "no weight has moved: is the optimizer's step() called?")
-    names = [f"what two steps change in the {name}" for name in ("encoder", "adversaries")]
-    changes = {name: a - b for name, a, b in zip(names, after, before, strict=True)}
-    return changes | {f"the table of both steps ({', '.join(TERMS)})": rows}
-
-
-TwoPlayers = ladder.step(
-    tried="two steps each, clipped and not, with frozen embeddings",
-    cases=[(0.2, 0.5, 0.1, False), (0.01, 0.003, 1e6, True)],
-    observe=_observe_players,
-    mistakes={
-        "both players are clipped together: clip each by itself": _two_players(clip=lambda a, b: [a + b]),
-        "nothing is clipped: clip after backward, before the step; make parameters() a list": _two_players(
-            clip=lambda *players: []
-        ),
-        "gradients of earlier steps pile up: call zero_grad in every step": _two_players(clear=False),
-        "the adversary does not learn at its own rate": _two_players(rate=lambda lr, adversary_lr: lr),
-    },
-)(_two_players())
-
-
-def _observe_attack(student, temperature, steps, lr, seed):
-    model = _encoder()
-    before = _weights(model)
-    got = call(student, model, _batch(), temperature, steps, lr, seed)
-    moved = "the encoder has moved: the optimizer takes model.adversaries.parameters() alone"
-    require(torch.equal(_weights(model), before), moved)
-    hooks = any(module._forward_pre_hooks for module in model.modules())
-    require(not hooks, "the model is still wrapped: call unwrap() at the end")
-    pair = isinstance(got, (tuple, list)) and len(got) == 2 and all(type(x) is float for x in got)
-    require(pair, "return two floats, (kept_share, divergence): use .item()")
-    return {"the divergence": got[1], "the kept share": got[0]}  # a share of few units can be right by chance
+    seen = {f"what two steps change in the {name}": weights(m) - before[name] for name, m in players.items()}
+    require(any(x.any() for x in seen.values()), "no weight has moved: is the optimizer's step() called?")
+    return seen | {f"the table of both steps ({', '.join(TERMS)})": rows}
 
 
 @ladder.step(
-    tried="three temperatures, one without any step",
-    cases=[(0.8, 8, 0.03, 4), (2.0, 5, 0.05, 3), (0.0, 0, 0.02, 5)],
-    observe=_observe_attack,
+    cases=[(0.2, 0.5, 0.1, False), (0.01, 0.003, 1e6, True)],
+    observe=observe_players,
+    mistakes={
+        "both players are clipped together: clip each by itself": dict(together=True),
+        "gradients of earlier steps pile up: call zero_grad in every step": dict(clear=False),
+        "the adversary does not learn at its own rate": dict(one_rate=True),
+    },
+)
+class TwoPlayers:
+    def __init__(self, model, lr, adversary_lr, limit, *, together=False, clear=True, one_rate=False):
+        self.model, self.limit, self.clear = model, limit, clear
+        encoder, adversary = list(model.model.parameters()), list(model.adversaries.parameters())
+        self.players = [encoder + adversary] if together else [encoder, adversary]
+        second = {"params": adversary, "lr": lr if one_rate else adversary_lr}
+        self.optimizer = torch.optim.SGD([{"params": encoder, "lr": lr}, second])
+
+    def step(self, batch):
+        if self.clear:
+            self.optimizer.zero_grad()
+        out = self.model(**batch)
+        out.loss.backward()
+        for player in self.players:
+            nn.utils.clip_grad_norm_(player, self.limit)
+        self.optimizer.step()
+        return {name: getattr(out, name).item() for name in TERMS}
+
+
+def observe_attack(student, temperature, steps, lr, seed):
+    model, batch = encoder_and_batch()
+    before = weights(model)
+    got = call(student, model, batch, temperature, steps, lr, seed)
+    moved = "the encoder has moved: the optimizer takes model.adversaries.parameters() alone"
+    require(torch.equal(weights(model), before), moved)
+    hooks = any(module._forward_pre_hooks for module in model.modules())
+    require(not hooks, "the model is still wrapped: call unwrap() at the end")
+    return parts(got, "the kept share", "the divergence")
+
+
+@ladder.step(
+    cases=[(0.8, 6, 0.03, 4), (0.0, 0, 0.02, 5)],
+    observe=observe_attack,
     tolerance=1e-6,
     mistakes={
         "measured before the last update: run one more forward pass": dict(early=True),
-        "gradients of earlier steps pile up: call zero_grad in every step": dict(clear=False),
-        "the adversaries are not those of the seed: torch.manual_seed(seed) comes before wrap": dict(
-            late=True
-        ),
+        "these adversaries are not the seed's: torch.manual_seed(seed) comes before wrap": dict(offset=1),
         "the wrapped model is in evaluation mode, where it does not attack: call .train()": dict(train=False),
     },
 )
-def attack(model, batch, temperature, steps, lr, seed, *, early=False, clear=True, late=False, train=True):
-    if not late:
-        torch.manual_seed(seed)
+def attack(model, batch, temperature, steps, lr, seed, *, early=False, offset=0, train=True):
+    torch.manual_seed(seed + offset)
     wrapped = wrap(model, AsaConfig(temperature=temperature)).train(train)
     optimizer = torch.optim.AdamW(wrapped.adversaries.parameters(), lr=lr)
     for _ in range(steps):
-        if clear:
-            optimizer.zero_grad()
+        optimizer.zero_grad()
         out = wrapped(**batch)
         out.loss.backward()
         optimizer.step()
