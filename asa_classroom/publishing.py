@@ -26,8 +26,10 @@ if spec is None or spec.origin is None:  # None, too, for a mere folder of that 
     folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/wrapping.py").exists()]
     root = folders[0] if folders else here / "asa_mini_clone"
     if not root.exists() and repository is None:
-        raise RuntimeError("asa_mini is not installed, and this copy names no repository to fetch it from. "
-                           "Install it as its README.md says, and start Jupyter there.")
+        raise RuntimeError(
+            "asa_mini is not installed, and this copy names no repository to fetch it from. "
+            "Install it as its README.md says, and start Jupyter there."
+        )
     address = f"https://github.com/{{repository}}"
     try:
         if not root.exists():
