@@ -161,7 +161,7 @@ def test_search_finds_a_word_and_a_function(visitor, site):
 def test_the_explorer_works(visitor, site):
     tab = visitor().visit(site / "notebooks" / "05_attention_analysis.html")
     frame = tab.locator("iframe").content_frame
-    frame.locator("#head").select_option("1")
+    frame.locator("#head").select_option(label="head 1")
     frame.get_by_text("Attention in layer 0, head 1").first.wait_for()
 
 
