@@ -80,9 +80,7 @@ def test_an_exception_in_a_given_kernel_is_told_with_the_line_that_called_it():
 
     names = {"interpreted": interpreted, "given": lambda: {}["missing"]}
     names["kernel"] = run_cell("def kernel():\n    interpreted(given)", "kernel", **names)
-    with pytest.raises(
-        CheckFailed, match=r"^your code stopped with KeyError in `kernel`, line 2 of its cell"
-    ):
+    with pytest.raises(CheckFailed, match=r"stopped with KeyError in `kernel`, line 2 of its cell"):
         attempt(run_cell("def launcher():\n\n    interpreted(kernel)", "launcher", **names))
 
 
