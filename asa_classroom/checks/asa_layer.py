@@ -92,7 +92,7 @@ def adversary_scores(x, wq, wk, *, detach=torch.detach, swap=False, weight=torch
 
 
 STEPS = [
-    lambda: (torch.tensor([-1000.0, -2.0, -0.5, 0.0, 0.5, 2.0, 1000.0], requires_grad=True),),
+    lambda: (torch.tensor([-1000.0, -2.0, -0.5, 0.0, 0.5, 2.0, 1000.0], dtype=DOUBLE, requires_grad=True),),
     lambda: leaves((2, 20, 20), dtype=SINGLE),
     lambda: leaves((2, 0, 3)),
 ]

@@ -119,7 +119,17 @@ def online_softmax_rows(x, block, *, apart=False, **wrong):
     return (x - top).exp() / total
 
 
-def _words(mask, *, order=1, dealt=False):
+@ladder.step(
+    what="the packed mask",
+    cases=BITS,
+    observe=lambda student, rows, columns: call(student, torch.rand(rows, columns) < 0.6),
+    mistakes={
+        "a word is beyond int32: convert to torch.int32": lambda x: pack_mask.reference(x).long() % 2**32,
+        "the bits are in reverse order: unit j is bit j % 32": dict(order=-1),
+        "the units are dealt out in turn: unit j is in word j // 32": dict(dealt=True),
+    },
+)
+def pack_mask(mask, *, order=1, dealt=False):
     """(R, L) boolean -> (R, words) int32, packed by NumPy; or with the bits in a wrong order."""
     bits = F.pad(mask, (0, -mask.shape[1] % 32))
     bits = bits.unflatten(1, (32, -1)).mT if dealt else bits.unflatten(1, (-1, 32))
@@ -128,34 +138,16 @@ def _words(mask, *, order=1, dealt=False):
 
 
 @ladder.step(
-    what="the packed mask",
-    cases=BITS,
-    observe=lambda student, rows, columns: call(student, torch.rand(rows, columns) < 0.6),
-    mistakes={
-        "a word is beyond int32: convert the sum to torch.int32": lambda mask: _words(mask).long() % 2**32,
-        "the bits are in reverse order: unit j is bit j % 32": dict(order=-1),
-        "the units are dealt out in turn: unit j is in word j // 32": dict(dealt=True),
-    },
-)
-def pack_mask(mask, **wrong):
-    return _words(mask, **wrong)
-
-
-@ladder.step(
     what="the mask",
     cases=BITS,
-    observe=lambda student, rows, length: call(student, _words(torch.rand(rows, length) < 0.6), length),
+    observe=lambda student, *shape: call(student, pack_mask.reference(torch.rand(shape) < 0.6), shape[1]),
     mistakes={
         "the bits are in reverse order: unit j is bit j % 32": dict(place=lambda j: 31 - j % 32),
         "bit 31 is lost: with it a word is negative, so test != 0 and not > 0": dict(found=torch.gt),
-        "kept and masked are swapped: a bit of 1 is True": lambda *args: ~_bits(*args),
+        "kept and masked are swapped: a bit of 1 is True": dict(found=torch.eq),
     },
 )
-def unpack_mask(words, length, **wrong):
-    return _bits(words, length, **wrong)
-
-
-def _bits(words, length, *, place=lambda j: j % 32, found=torch.ne):
+def unpack_mask(words, length, *, place=lambda j: j % 32, found=torch.ne):
     j = torch.arange(length, device=words.device)
     bit = torch.ones_like(words[:1, :1]) << place(j).int()  # bit 31 makes a negative number
     return found(words[:, j // 32] & bit, 0)
@@ -179,7 +171,7 @@ def _observe_mask_words(student, length, width, padding):
 )
 @launcher
 def mask_words(adversary_q, adversary_k, key_mask, *, kept=lambda s: s > 0, padding=False):
-    return _words(kept(adversary_q @ adversary_k.mT) & (key_mask | padding))
+    return pack_mask.reference(kept(adversary_q @ adversary_k.mT) & (key_mask | padding))
 
 
 # Length, D, padding at the start, padding at the end.
@@ -223,7 +215,8 @@ def _observe_masked(student, length, dim, first, last):
     *qkv, real = _inputs(length, dim, first, last)
     kept = (torch.rand(length, length) < 0.5) & real
     kept[::4] = False
-    return launch(student, [*qkv, real, _words(kept), kept.sum(1, dtype=torch.int32)], (length, dim))
+    words, row_kept = pack_mask.reference(kept), kept.sum(1, dtype=torch.int32)
+    return launch(student, [*qkv, real, words, row_kept], (length, dim))
 
 
 @ladder.step(
@@ -240,5 +233,5 @@ def _observe_masked(student, length, dim, first, last):
 @launcher
 def masked_attention(q, k, v, key_mask, words, row_kept, *, uniform=torch.clone, **wrong):
     scores, nothing = q @ k.mT / q.shape[1] ** 0.5, row_kept[:, None] == 0
-    kept = _bits(words, len(q), **wrong)
+    kept = unpack_mask.reference(words, len(q), **wrong)
     return _attend(torch.where(kept, scores, 0), kept | nothing & uniform(key_mask), v)

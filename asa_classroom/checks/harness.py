@@ -100,11 +100,8 @@ def function_class(name: str, forward: Callable, backward: Callable) -> type:
         ctx.args = args
         return forward(*args)
 
-    def run_back(ctx: Any, gradient: Tensor) -> Any:
-        return backward(gradient, *ctx.args)
-
-    methods = {"forward": staticmethod(run), "backward": staticmethod(run_back)}
-    return type(name, (torch.autograd.Function,), methods)
+    methods = {"forward": run, "backward": lambda ctx, gradient: backward(gradient, *ctx.args)}
+    return type(name, (torch.autograd.Function,), {k: staticmethod(method) for k, method in methods.items()})
 
 
 def apply_of(student: Any) -> Callable:
@@ -159,8 +156,7 @@ class Step:
             raise Unfinished(f"{title} not finished yet. {error}") from None
         except CheckFailed as error:
             raise CheckFailed(f"{title} {error}") from None
-        count = len(self.cases)
-        print(f"{title} passed ({count} {'cases' if count > 1 else 'case'}).")
+        print(f"{title} passed (cases: {len(self.cases)}).")
 
     def _compare(self, student: Callable, number: int) -> None:
         """Raise CheckFailed unless the student's code does in one case what the reference does."""
@@ -169,9 +165,9 @@ class Step:
         assert "" not in expected, f"the reference fails: {expected['']}"
         if error := got.get(""):
             hint = self._hint(got, number, "") if error.cause else ""
-            unfinished = isinstance(error, Unfinished)
-            lines = [hint, str(error), f"case      {words}"]
-            raise error if unfinished else CheckFailed("\n  ".join(filter(None, lines)))
+            if isinstance(error, Unfinished):
+                raise error
+            raise CheckFailed((hint and f"{hint}\n  ") + f"{error}\n  case      {words}")
         for what, right in expected.items():
             hint = "" if equal(got.get(what), right, self.tolerance) else self._hint(got, number, what)
             same(got.get(what), right, what, words, hint, self.tolerance)
@@ -214,11 +210,7 @@ class Step:
 
 
 class Ladder:
-    """The steps of one exercise notebook, in order.
-
-    Args:
-        notebook: stem of the file in `notebooks/exercises`.
-    """
+    """The steps of one exercise notebook, in order; `notebook` is the stem of its file."""
 
     def __init__(self, notebook: str):
         self.notebook = notebook

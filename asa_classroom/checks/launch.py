@@ -26,9 +26,8 @@ AROUND = {torch.float32: float("nan"), torch.bool: True, torch.int32: UNWRITTEN}
 UNDEFINED = 7  # in the second run, where a tl.load has no `other` and its mask is False; else 0
 OUTSIDE = "a tl.{} outside its tensor: look at its mask and at the addresses"
 INSTEAD = {  # what Triton's interpreter says to PyTorch's habits -> what to write in a kernel
-    r"TypeError.*\n  the line .*\w\[(?!:|None)": (
-        "a tensor is an address here: read with tl.load(x + i), write with tl.store(out + i, ...)"
-    ),
+    r"TypeError.*\n  the line .*\w\[(?!:|None)": "a tensor is an address here: read with tl.load(x + i), "
+    "write with tl.store(out + i, ...)",
     r"'NoneType' object has no attribute 'to_tensor'": "in a kernel write tl.exp(s), not s.exp()",
 }
 
@@ -50,13 +49,7 @@ def launcher(compute: Callable) -> Callable:
     return launch
 
 
-def launch(
-    student: Callable,
-    inputs: list[Tensor],
-    shape: tuple,
-    dtype: torch.dtype = torch.float32,
-    **options,
-) -> Tensor:
+def launch(student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.float32, **options) -> Tensor:
     """Return what the student's launcher writes into an `out` of the given shape.
 
     Raises:
