@@ -1,10 +1,8 @@
 """The files of a run: a plain Hugging Face checkpoint, the adversaries beside it, and metrics.json.
 
-OUTPUT/::
-
-    the finished run; metrics.json is written last, so it means that the run is complete::
+OUTPUT/
+    the finished run; metrics.json is written last, so it means that the run is complete
 OUTPUT/unfinished/
-
     a run at work, or what a failed one left: its last checkpoint
 """
 
