@@ -49,6 +49,7 @@ include_patterns = [
 exclude_patterns = ["asa_mini/**/_[!_]*.py", "asa_mini/_[!_]*.py", "asa_mini/__main__.py"]
 
 nb_execution_mode = "off"
+suppress_warnings = ["mystnb.unknown_mime_type"]  # of key numbers: their text is shown
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath"]
