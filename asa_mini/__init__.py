@@ -14,6 +14,7 @@ One set of letters everywhere::
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# ruff: noqa: F401
 if TYPE_CHECKING:  # for editors; see `__getattr__`
     from asa_mini.adversary import Adversary, keep_mask
     from asa_mini.attention import asa_attention
@@ -25,20 +26,6 @@ if TYPE_CHECKING:  # for editors; see `__getattr__`
     from asa_mini.wrapping import wrap
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Adversary",
-    "AsaConfig",
-    "AsaError",
-    "AsaModel",
-    "AsaOutput",
-    "asa_attention",
-    "asa_objective",
-    "keep_mask",
-    "reverse_gradient",
-    "symmetric_divergence",
-    "wrap",
-]
 HOMES = {
     "adversary": ("Adversary", "keep_mask"),
     "attention": ("asa_attention",),
@@ -49,6 +36,7 @@ HOMES = {
     "objective": ("AsaOutput", "asa_objective", "symmetric_divergence"),
     "wrapping": ("wrap",),
 }
+__all__ = [name for names in HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

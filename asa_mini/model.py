@@ -60,8 +60,7 @@ class AsaModel(nn.Module):
             for index, module in enumerate(widths)
         ]
         self._wrapped = True  # the hooks themselves would break torch.compile's graph
-        self._logged_backend = None
-        self.training = model.training
+        self._logged_backend, self.training = None, model.training
         self._use_asa(model.training)
 
     def __getattr__(self, name: str):
@@ -111,11 +110,11 @@ class AsaModel(nn.Module):
 
     def unwrap(self) -> PreTrainedModel:
         """Remove every trace of ASA and return the original model, the same module objects."""
-        for hook in self._hooks:
-            hook.remove()
         if self._wrapped:
             self._wrapped = False
             self._use_asa(False)
+            for hook in self._hooks:
+                hook.remove()
         return self.model
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs) -> None:
@@ -171,12 +170,10 @@ class AsaModel(nn.Module):
 
     def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         batch = {**batch, "return_dict": True}
-        asa = self._asa_pass(self.asa_config.joint_pass)
-        if (
-            not torch.compiler.is_compiling() and self._logged_backend != self.asa_backend
-        ):  # it may have moved
-            self._logged_backend = self.asa_backend
-            logger.info("ASA attention backend: %s, on %s", self.asa_backend, self.device)
+        asa, backend = self._asa_pass(self.asa_config.joint_pass), self.asa_backend
+        if backend != self._logged_backend and not torch.compiler.is_compiling():  # it may have moved
+            self._logged_backend = backend
+            logger.info("ASA attention backend: %s, on %s", backend, self.device)
         if asa.joint:
             both = {name: _double(name, value, size) for name, value in batch.items()}
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)

@@ -95,11 +95,9 @@ def task_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor) -> Tensor:
 
     Asking the model would mean a third pass in joint mode, where its logits hold both halves.
     """
-    loss_function = (
-        getattr(model, "_loss_function", None) or HEADS[head_name(model)]
-    )  # the first: set by a user
+    loss = getattr(model, "_loss_function", None) or HEADS[head_name(model)]  # the first: set by a user
     options = dict(config=model.config, vocab_size=model.config.vocab_size)
-    return loss_function(logits=logits, pooled_logits=logits, labels=labels, **options)
+    return loss(logits=logits, pooled_logits=logits, labels=labels, **options)
 
 
 def check_head(model: PreTrainedModel) -> None:
