@@ -23,7 +23,7 @@ repository = {repository!r}
 spec = importlib.util.find_spec("asa_mini")
 if spec is None or spec.origin is None:  # None, too, for a mere folder of that name
     here = Path.cwd()
-    folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/wrapping.py").exists()]
+    folders = [folder for folder in (here, *here.parents) if (folder / "asa_mini/model.py").exists()]
     root = folders[0] if folders else here / "asa_mini_clone"
     if not root.exists() and repository is None:
         raise RuntimeError(

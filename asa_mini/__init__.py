@@ -1,9 +1,9 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
-The method, in reading order: gradient_reversal, adversary, attention, objective, hf, config, model,
-wrapping. Each imports only from those before it; attention also from kernels, where it is written again for a
-GPU. Around it: train (a run, from data to folder), look (what trained models attend to), bench (what it
-costs), cli. The exercises' checks, grading and notebook tools are another package, asa_classroom.
+The method, in reading order: gradient_reversal, adversary, attention, objective, hf, config, model. Each
+imports only from those before it; attention also from kernels, where it is written again for a GPU. Around
+it: train (a run, from data to folder), look (what trained models attend to), bench (what it costs), cli. The
+exercises' checks, grading and notebook tools are another package, asa_classroom.
 
 One set of letters everywhere::
 
@@ -21,9 +21,8 @@ if TYPE_CHECKING:  # for editors; see `__getattr__`
     from asa_mini.config import AsaConfig
     from asa_mini.errors import AsaError
     from asa_mini.gradient_reversal import reverse_gradient
-    from asa_mini.model import AsaModel
+    from asa_mini.model import AsaModel, wrap
     from asa_mini.objective import AsaOutput, asa_objective, symmetric_divergence
-    from asa_mini.wrapping import wrap
 
 __version__ = "0.1.0"
 HOMES = {
@@ -32,9 +31,8 @@ HOMES = {
     "config": ("AsaConfig",),
     "errors": ("AsaError",),
     "gradient_reversal": ("reverse_gradient",),
-    "model": ("AsaModel",),
+    "model": ("AsaModel", "wrap"),
     "objective": ("AsaOutput", "asa_objective", "symmetric_divergence"),
-    "wrapping": ("wrap",),
 }
 __all__ = [name for names in HOMES.values() for name in names]
 

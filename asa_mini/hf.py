@@ -8,6 +8,7 @@ only switch: nothing is stored on a module, so recomputation under gradient chec
 the first pass saw.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,6 +25,10 @@ SUPPORTED = "bert, roberta, xlm-roberta, camembert, electra, distilbert, albert,
 SUPPORTED += "modernbert, eurobert, llama"
 # Keywords by which some decoders change the scores; the adversarial pass would leave them out without a word.
 UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
+# Keywords with a row for each example, which a joint pass doubles; and without, which both halves share.
+PER_EXAMPLE = {"input_ids", "attention_mask", "token_type_ids", "task_type_ids", "position_ids"}
+PER_EXAMPLE |= {"inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
+SHARED = {"cache_position", "head_mask", "logits_to_keep"}
 
 
 @dataclass
@@ -205,10 +210,46 @@ def find_self_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     return probe.widths  # ALBERT calls one shared module many times
 
 
-def max_positions(model: PreTrainedModel) -> int | None:
-    """Longest sequence, in tokens, that the position embeddings hold; None if there is no such limit."""
+def max_positions(model: PreTrainedModel) -> int | float:
+    """Longest sequence, in tokens, that the position embeddings hold; inf if there is no such limit."""
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     if table is None:  # rotary positions have no end
-        return None
+        return math.inf
     # RoBERTa-like models start counting positions after the padding index.
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def double(name: str, value, size: int):
+    """A keyword of a joint pass, from that of its `size` examples."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or name in SHARED:
+        return value
+    if name not in PER_EXAMPLE:
+        raise InputError(
+            f"a joint pass cannot tell whether {name}, {tuple(value.shape)}, has a row for each example; "
+            "AsaConfig(joint_pass=False) passes it on as it is"
+        )
+    # One row for all examples, as in position_ids (1, L), serves both halves.
+    return torch.cat([value, value]) if value.ndim > 1 and value.shape[0] == size else value
+
+
+def check_inputs(model: PreTrainedModel, batch: dict) -> int:
+    """The batch size; InputError if there is no input, or if it is too long for the model."""
+    if "asa" in batch:
+        raise InputError("the wrapped model itself sets the keyword `asa`; to give your own, call .model")
+    if not batch.keys() & {"input_ids", "inputs_embeds"}:
+        raise InputError("the model needs input_ids or inputs_embeds")
+    ids = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]  # (B, L)
+    size, length = ids.shape[0], ids.shape[-1]
+    if length > (limit := max_positions(model)):
+        raise InputError(f"sequences of {length} tokens are longer than the model's {limit} positions")
+    return size
+
+
+def check_padding(attention_mask: Tensor | None) -> None:
+    """Raise InputError if an example has no real token; only on the CPU, where looking costs no wait."""
+    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    empty = (attention_mask == 0).all(-1)  # (B,), or (B, choices)
+    if attention_mask.ndim <= 3 and empty.any():
+        example = int(empty.nonzero()[0, 0])
+        raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")

@@ -1,4 +1,4 @@
-"""AsaModel: a Hugging Face model that trains under attack, and is itself to everyone who looks at it."""
+"""`wrap` and AsaModel: a Hugging Face model that trains under attack and is itself to whoever looks at it."""
 
 import inspect
 import logging
@@ -14,15 +14,10 @@ from asa_mini.adversary import Adversary
 from asa_mini.attention import choose_backend
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.hf import AdversaryHook, AsaPass, max_positions
-from asa_mini.objective import AsaOutput, asa_objective, task_loss
+from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, check_padding, double, find_self_attention
+from asa_mini.objective import AsaOutput, asa_objective, check_head, head_name, task_loss
 
 logger = logging.getLogger(__name__)
-
-# Keywords with a row for each example, which a joint pass doubles; and without, which both halves share.
-PER_EXAMPLE = {"input_ids", "attention_mask", "token_type_ids", "task_type_ids", "position_ids"}
-PER_EXAMPLE |= {"inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
-SHARED = {"cache_position", "head_mask", "logits_to_keep"}
 
 
 class AsaModel(nn.Module):
@@ -140,7 +135,7 @@ class AsaModel(nn.Module):
                 examples, or (checked on the CPU) an example is all padding.
         """
         batch = {name: value for name, value in batch.items() if value is not None}
-        size = _check_inputs(self.model, batch)
+        size = check_inputs(self.model, batch)
         if not self.training:
             return self.model(**batch, **({} if labels is None else {"labels": labels}))
         self._check_wrapped()
@@ -175,7 +170,7 @@ class AsaModel(nn.Module):
             self._logged_backend = backend
             logger.info("ASA attention backend: %s, on %s", backend, self.device)
         if asa.joint:
-            both = {name: _double(name, value, size) for name, value in batch.items()}
+            both = {name: double(name, value, size) for name, value in batch.items()}
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
         else:
             logits = self.model(**batch).logits
@@ -232,38 +227,40 @@ def _class_around(model_class: type[PreTrainedModel]) -> type[AsaModel]:
     return type("AsaModel", (AsaModel,), own)
 
 
-def _double(name: str, value, size: int):
-    """A keyword of a joint pass, from that of its `size` examples."""
-    if not isinstance(value, Tensor) or value.ndim == 0 or name in SHARED:
-        return value
-    if name not in PER_EXAMPLE:
+def wrap(model: PreTrainedModel, config: AsaConfig | None = None) -> AsaModel:
+    """Put Adversarial Self-Attention around a Hugging Face model.
+
+    Args:
+        model: an encoder (or causal decoder) with a classification, token classification, multiple choice
+            or language modelling head, whose attention goes through transformers' `AttentionInterface`.
+        config: an `AsaConfig`; the authors' settings by default.
+
+    Raises:
+        InputError (a ValueError): the model's family does not support it, it has no such head, it is
+            wrapped already, `config` is no AsaConfig, or its `layers` are out of range. The model is then as
+            it was.
+    """
+    config = AsaConfig() if config is None else config
+    if not isinstance(config, AsaConfig):
+        kind = type(config).__name__
+        raise InputError(f"wrap takes an AsaConfig, not a {kind}: wrap(model, AsaConfig(temperature=0.3))")
+    if not isinstance(model, PreTrainedModel):
+        name = model if isinstance(model, str) else "bert-base-uncased"
         raise InputError(
-            f"a joint pass cannot tell whether {name}, {tuple(value.shape)}, has a row for each example; "
-            "AsaConfig(joint_pass=False) passes it on as it is"
+            f"wrap takes a transformers model with a head, not a {type(model).__name__}; load one with "
+            f"AutoModelForSequenceClassification.from_pretrained({name!r}), or pass the one that is inside"
         )
-    # One row for all examples, as in position_ids (1, L), serves both halves.
-    return torch.cat([value, value]) if value.ndim > 1 and value.shape[0] == size else value
-
-
-def _check_inputs(model: PreTrainedModel, batch: dict) -> int:
-    """The batch size; InputError if there is no input, or if it is too long for the model."""
-    if "asa" in batch:
-        raise InputError("the wrapped model itself sets the keyword `asa`; to give your own, call .model")
-    if not batch.keys() & {"input_ids", "inputs_embeds"}:
-        raise InputError("the model needs input_ids or inputs_embeds")
-    ids = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]  # (B, L)
-    positions = max_positions(model)
-    if positions is not None and ids.shape[-1] > positions:
-        longest = f"longer than the model's {positions} positions"
-        raise InputError(f"sequences of {ids.shape[-1]} tokens are {longest}")
-    return ids.shape[0]
-
-
-def check_padding(attention_mask: Tensor | None) -> None:
-    """Raise InputError if an example has no real token; only on the CPU, where looking costs no wait."""
-    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    empty = (attention_mask == 0).all(-1)  # (B,), or (B, choices)
-    if attention_mask.ndim <= 3 and empty.any():
-        example = int(empty.nonzero()[0, 0])
-        raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")
+    if any(isinstance(h, AdversaryHook) for m in model.modules() for h in m._forward_pre_hooks.values()):
+        raise InputError("this model is wrapped already; call unwrap() on the wrapped model first")
+    check_head(model)
+    widths = find_self_attention(model)
+    if wrong := [layer for layer in config.layers or () if layer >= len(widths)]:
+        raise InputError(f"layers {wrong} are out of range: the model has layers 0 to {len(widths) - 1}")
+    decoder = any(getattr(module, "is_causal", False) for module in widths)
+    one_by_one = decoder and head_name(model) == "ForSequenceClassification"
+    if config.joint_pass and one_by_one and model.config.pad_token_id is None:
+        raise InputError(
+            "without a pad_token_id transformers classifies one sequence at a time, and a joint pass has "
+            "two: set model.config.pad_token_id, or AsaConfig(joint_pass=False) for batches of one"
+        )
+    return AsaModel(model, config, widths)

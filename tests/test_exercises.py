@@ -229,14 +229,14 @@ def run(command, check):
         folder = pathlib.Path(command[-1], "asa_mini")
         folder.mkdir(parents=True)
         (folder / "__init__.py").write_text("")
-        (folder / "wrapping.py").write_text("")
+        (folder / "model.py").write_text("")
 subprocess.run = run
 sys.path[:] = [entry for entry in sys.path if "asa_mini" not in entry]
 sys.path.insert(0, str(pathlib.Path.cwd()))
 """
 EPILOGUE = """
-import asa_mini.wrapping
-print(json.dumps([calls, asa_mini.wrapping.__file__]))
+import asa_mini.model
+print(json.dumps([calls, asa_mini.model.__file__]))
 """
 
 
@@ -256,7 +256,7 @@ def test_the_set_up_cell_fetches_installs_and_may_run_twice(tmp_path, published)
     address = f"https://github.com/{publishing.REPOSITORY}"
     assert calls[0] == ["git", "clone", "--depth", "1", address, str(clone)]
     assert calls[1][1:6] == ["-m", "pip", "install", "-q", "-e"] and calls[1][6] == f"{clone}[notebooks]"
-    assert len(calls) == 2 and file == clone / "asa_mini" / "wrapping.py"
+    assert len(calls) == 2 and file == clone / "asa_mini" / "model.py"
     again, _ = run_set_up(tmp_path, install_source())  # a new session: the copy is there already
     assert [call[0] for call in again] == [sys.executable]
 
@@ -281,7 +281,7 @@ def test_the_set_up_cell_uses_the_copy_it_stands_in(tmp_path):
     notebooks = tmp_path / "notebooks" / "exercises"
     notebooks.mkdir(parents=True)
     (tmp_path / "asa_mini").mkdir()
-    for name in ("__init__.py", "wrapping.py"):
+    for name in ("__init__.py", "model.py"):
         (tmp_path / "asa_mini" / name).write_text("", encoding="utf-8")
     calls, file = run_set_up(notebooks, install_source())
     assert [call[6] for call in calls] == [f"{tmp_path}[notebooks]"] and file.parent.parent == tmp_path

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # for the module or the folder asa_mini/NAME, but for those of its parts that are named themselves.
 ORDER = [
     "errors", "gradient_reversal", "config", "adversary", "kernels", "attention", "objective", "hf", "model",
-    "wrapping", "__init__", "train.files", "train.planting", "train.config", "train.models", "train.data",
+    "__init__", "train.files", "train.planting", "train.config", "train.models", "train.data",
     "train.run_folder", "train.trainer", "train.evaluation", "train.baselines", "train.run", "train.options",
     "train", "look", "bench", "cli", "__main__",
 ]  # fmt: skip
@@ -106,7 +106,7 @@ def test_arrows_point_one_way_and_no_file_is_long():
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"asa_mini/errors.py": "", "asa_mini/wrapping.py": "from asa_mini.errors import A"}, []),
+        ({"asa_mini/errors.py": "", "asa_mini/model.py": "from asa_mini.errors import A"}, []),
         (
             {"asa_mini/hf.py": "def f():\n    from asa_mini import cli", "asa_mini/cli.py": ""},
             ["asa_mini.hf imports asa_mini.cli, which stands above it"],

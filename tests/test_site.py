@@ -127,7 +127,7 @@ def test_the_index_leads_to_the_start_page(visitor, site):
 def test_no_page_is_wider_than_a_screen(visitor, site, width):
     reader = visitor(viewport={"width": width, "height": 800})
     reader.visit(site / "notebooks" / "03_asa_layer.html")
-    reader.visit(site / "asa_mini" / "wrapping.html")
+    reader.visit(site / "asa_mini" / "model.html")
 
 
 def test_light_and_dark(visitor, site):

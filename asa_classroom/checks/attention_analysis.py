@@ -11,7 +11,7 @@ from asa_classroom.checks.harness import Ladder, call, require
 from asa_mini.config import AsaConfig
 from asa_mini.look.capture import AttentionRecord, capture
 from asa_mini.look.measures import shortcut_auroc
-from asa_mini.wrapping import wrap
+from asa_mini.model import wrap
 
 ladder = Ladder("ex05_attention_analysis")
 PIECES = ["oat", "##me", "##al", "isn", "'", "t", "exciting", ",", "un", "##like", "film", "##s", "it"]

@@ -11,8 +11,8 @@ from torch import nn
 from asa_classroom.checks.encoders import classifier, random_batch, tokens
 from asa_classroom.checks.harness import Ladder, call, gradients, parts, require
 from asa_mini.config import AsaConfig
+from asa_mini.model import wrap
 from asa_mini.objective import symmetric_divergence
-from asa_mini.wrapping import wrap
 
 ladder = Ladder("ex04_training")
 

@@ -186,7 +186,7 @@ def main() -> None:
         results.flush()
 
     # What nearly every notebook imports: seconds that are not the student's.
-    import asa_mini.wrapping  # noqa: F401
+    import asa_mini.model  # noqa: F401
     from asa_mini.look import plots
 
     if Path(checks.__file__).parents[2].joinpath("notebooks").is_dir():  # no wall: figures would go there

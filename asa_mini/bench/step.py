@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from asa_mini.bench.measuring import device, peak_mib, print_rows, synchronize
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
+from asa_mini.model import wrap
 from asa_mini.train.evaluation import check_max_length
 from asa_mini.train.models import load_model
-from asa_mini.wrapping import wrap
 
 BERT_BASE = "bert-base-shape"  # a model name: BERT-base, its weights random
 WARM_UP = 2

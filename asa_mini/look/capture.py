@@ -17,9 +17,8 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
-from asa_mini.model import AsaModel
+from asa_mini.model import AsaModel, wrap
 from asa_mini.train.evaluation import check_max_length, given_back
-from asa_mini.wrapping import wrap
 
 
 @dataclass(frozen=True)

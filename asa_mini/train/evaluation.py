@@ -92,7 +92,6 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
     """Raise InputError unless the model has a position for each of `max_length` tokens, at least one."""
     if max_length < 1:
         raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
-    positions = max_positions(model)
-    if positions is not None and max_length > positions:
-        longer = f"is longer than the model's {positions} positions"
+    if max_length > (limit := max_positions(model)):
+        longer = f"is longer than the model's {limit} positions"
         raise InputError(f"max_seq_length {max_length} {longer}; lower it")

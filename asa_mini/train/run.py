@@ -16,7 +16,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError, NonFiniteLossError
-from asa_mini.model import AsaModel
+from asa_mini.model import AsaModel, wrap
 from asa_mini.train.baselines import attention_prior
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import label_names
@@ -30,7 +30,6 @@ from asa_mini.train.evaluation import (
 from asa_mini.train.models import name_labels, quiet_transformers
 from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
-from asa_mini.wrapping import wrap
 
 
 @dataclass

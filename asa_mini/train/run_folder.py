@@ -28,9 +28,8 @@ from safetensors.torch import load_file, save_file
 import asa_mini
 from asa_mini.config import AsaConfig
 from asa_mini.errors import DataFileError, InputError, OutputExistsError
-from asa_mini.model import AsaModel
+from asa_mini.model import AsaModel, wrap
 from asa_mini.train.files import write_file, write_json
-from asa_mini.wrapping import wrap
 
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
 ADVERSARY_CONFIG = "asa_adversary.json"
