@@ -68,12 +68,11 @@ def asa_attention(
     facts = dict(device=q.device.type, dtypes={x.dtype for x in tensors}, sequences=batch * heads)
     if torch.is_autocast_enabled(q.device.type):  # then the kernels cast, as PyTorch's own attention does
         facts["dtypes"] = {torch.get_autocast_dtype(q.device.type)}
-    facts |= dict(head_dim=dim, value_dim=v.shape[-1], mask_rows=1 if allowed is None else allowed.shape[2])
+    facts |= dict(dims={dim, v.shape[-1]}, mask_rows=1 if allowed is None else allowed.shape[2])
+    chosen = choose_backend(backend, **facts)
+    attend = reference_attention if chosen == "reference" else _kernels().triton_attention
     scaling = dim**-0.5 if scaling is None else scaling
-    rest = (allowed, causal, scaling, dropout, gradient_reversal_scale)
-    if choose_backend(backend, **facts) == "reference":
-        return reference_attention(*tensors, *rest)
-    output, kept = _kernels().triton_attention(*tensors, *rest)
+    output, kept = attend(*tensors, allowed, causal, scaling, dropout, gradient_reversal_scale)
     return output, kept, count_allowed(allowed, causal, batch, length, kept)
 
 
@@ -88,16 +87,15 @@ def reference_attention(
     scaling: float,
     dropout: float,
     gradient_reversal_scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The equations of `asa_attention`, line by line; every tensor is dense. Same results."""
-    batch, heads, length, _ = q.shape
-    groups = heads // k.shape[1]
+) -> tuple[Tensor, Tensor]:
+    """The equations of `asa_attention`, line by line; every tensor is dense. Returns O and the kept units."""
+    groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, L, D)
 
     mask = keep_mask(adversary_q, adversary_k, gradient_reversal_scale)[:, None]  # (B, 1, L, L)
     bias = MASKED_SCORE * (1 - mask)
-    seen = allowed_units(allowed, causal, length, q.device)  # (B or 1, 1, L or 1, L)
+    seen = allowed_units(allowed, causal, q.shape[2], q.device)  # (B or 1, 1, L or 1, L)
     counted = mask
     if seen is not None:
         counted = mask * seen
@@ -111,8 +109,7 @@ def reference_attention(
     if seen is not None:
         output = output * seen.any(-1, keepdim=True)
     # Counted in float32 at least: float16 overflows at 65504 units, one sequence of 256 tokens.
-    kept = counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
-    return output, kept, count_allowed(allowed, causal, batch, length, kept)
+    return output, counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
 
 
 def allowed_units(allowed: Tensor | None, causal: bool, length: int, device) -> Tensor | None:
@@ -139,8 +136,7 @@ def choose_backend(
     *,
     device: str,
     dtypes: set[torch.dtype],
-    head_dim: int,
-    value_dim: int,
+    dims: set[int],
     mask_rows: int = 1,
     sequences: int = 1,
 ) -> str:
@@ -149,7 +145,7 @@ def choose_backend(
     Args:
         wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference.
         device: the tensors' device type. dtypes: of q, k, v and the adversary's projections.
-        head_dim, value_dim: D of q, and of v. sequences: heads x batch.
+        dims: D of q, and of v. sequences: heads x batch.
         mask_rows: of `allowed`: 1 for padding alone, more for a mask with a row for each query.
 
     Raises:
@@ -164,10 +160,8 @@ def choose_backend(
         obstacle = "needs the triton package (Linux: pip install 'asa_mini[gpu]')"
     elif len(dtypes) > 1 or not dtypes <= set(DTYPES):
         obstacle = f"has one of float16, bfloat16, float32, the same for all inputs, which are {names}"
-    elif head_dim > MAX_DIM:
-        obstacle = f"has head dimensions up to {MAX_DIM}, not {head_dim}"
-    elif value_dim != head_dim:
-        obstacle = f"needs values as wide as the queries, {head_dim}, not {value_dim}"
+    elif len(dims) > 1 or max(dims) > MAX_DIM:
+        obstacle = f"has one dimension for queries and values, up to {MAX_DIM}, not {sorted(dims)}"
     elif mask_rows > 1:
         obstacle = "knows padding and causal masks alone, not one with a row for each query"
     elif sequences > MAX_SEQUENCES:
@@ -201,10 +195,9 @@ def _check_shapes(q, k, v, adversary_q, adversary_k, allowed) -> None:
     for name, x in (("adversary_q", adversary_q), ("adversary_k", adversary_k)):
         if x.ndim != 3 or x.shape[:2] != (batch, length):
             raise InputError(f"{name} must be ({batch}, {length}, E) to fit q, but is {tuple(x.shape)}")
-    if allowed is None:
-        return
-    if allowed.dtype != torch.bool:
-        raise InputError(f"`allowed` must be boolean (True = may be attended to), but is {allowed.dtype}")
-    if allowed.shape not in [(b, 1, n, length) for b in (1, batch) for n in (1, length)]:
-        fitting = f"({batch} or 1, 1, {length} or 1, {length}), the same for all heads"
-        raise InputError(f"`allowed` must be {fitting}, but is {tuple(allowed.shape)}")
+    fitting = [(b, 1, n, length) for b in (1, batch) for n in (1, length)]
+    if allowed is not None and (allowed.dtype != torch.bool or allowed.shape not in fitting):
+        raise InputError(
+            f"`allowed` must be boolean, ({batch} or 1, 1, {length} or 1, {length}), the same for all heads, "
+            f"but is {tuple(allowed.shape)}, {allowed.dtype}"
+        )

@@ -81,7 +81,7 @@ class AsaModel(nn.Module):
         config, model = self.model.config, self.model
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        facts = dict(device=model.device.type, dtypes={model.dtype}, head_dim=dim, value_dim=dim)
+        facts = dict(device=model.device.type, dtypes={model.dtype}, dims={dim})
         return choose_backend(self.asa_config.backend, **facts, mask_rows=2 if windows else 1)
 
     def _use_asa(self, on: bool) -> None:

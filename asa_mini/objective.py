@@ -79,8 +79,6 @@ def asa_objective(
         task: scalar, the task loss on the clean logits; the attacked pass has none, as there.
         logits, adversarial_logits: (B, ..., C).
         kept_units: scalar, units kept per sequence (mean over the batch), summed over the layers.
-        alpha: weight of the divergence.
-        temperature: tau; its square weighs the kept units.
 
     Returns:
         The terms and both logits; kept_share is left to who knows the layers.

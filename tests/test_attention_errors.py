@@ -38,7 +38,7 @@ def test_unknown_backend():
         make().run(backend="flash")
 
 
-FITS = dict(device="cuda", dtypes={torch.bfloat16}, head_dim=64, value_dim=64)
+FITS = dict(device="cuda", dtypes={torch.bfloat16}, dims={64})
 # What the kernels cannot do: the fact, a call that has it, and what is said.
 CANNOT = [
     (
@@ -51,8 +51,12 @@ CANNOT = [
         dict(v=torch.zeros(2, 2, 5, 3, dtype=torch.float16)),
         "the same for all inputs.*float16, torch.float32",
     ),
-    (dict(value_dim=65), dict(v=torch.zeros(2, 2, 5, 4)), "values as wide as the queries, [36]"),
-    (dict(head_dim=144, value_dim=144), dict(dim=144), "head dimensions up to 128, not 144"),
+    (
+        dict(dims={64, 65}),
+        dict(v=torch.zeros(2, 2, 5, 4)),
+        r"one dimension for queries and values.*not \[\d+, \d+\]",
+    ),
+    (dict(dims={144}), dict(dim=144), r"up to 128, not \[144\]"),
     (
         dict(mask_rows=5),
         dict(allowed=torch.ones(2, 1, 5, 5, dtype=torch.bool)),
