@@ -84,7 +84,7 @@ def keep_mask(adversary_q: Tensor, adversary_k: Tensor, gradient_reversal_scale:
 
     Args:
         adversary_q, adversary_k: (B, L, E).
-        gradient_reversal_scale: strength of R, see `reverse_gradient`.
+        gradient_reversal_scale: of R, see `reverse_gradient`.
 
     Returns:
         (B, L, L) of zeros and ones in the dtype of s, with the straight-through, reversed gradient.

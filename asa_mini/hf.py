@@ -9,6 +9,7 @@ the first pass saw.
 """
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -191,20 +192,17 @@ def find_self_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     )
     if not model._supports_attention_backend or model.config.is_encoder_decoder:
         raise unsupported
-    plain, probe = model.config._attn_implementation, _Probe()
-    cuda = [model.device] if model.device.type == "cuda" else []
+    probe, cuda = _Probe(), [model.device] if model.device.type == "cuda" else []
     tokens = torch.ones(1, 2, dtype=torch.long, device=model.device)
-    hooks = [module.register_forward_pre_hook(probe.look, with_kwargs=True) for module in model.modules()]
-    try:
-        model.set_attn_implementation("asa")
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+    with ExitStack() as undo, torch.no_grad(), torch.random.fork_rng(devices=cuda):
+        undo.callback(model.set_attn_implementation, model.config._attn_implementation)
+        for module in model.modules():
+            undo.enter_context(module.register_forward_pre_hook(probe.look, with_kwargs=True))
+        try:
+            model.set_attn_implementation("asa")
             model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), asa=probe)
-    except (TypeError, ValueError) as error:  # takes no such keyword, or the probe refuses
-        raise unsupported from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.set_attn_implementation(plain)
+        except (TypeError, ValueError) as error:  # takes no such keyword, or the probe refuses
+            raise unsupported from error
     if not probe.widths:
         raise unsupported
     return probe.widths  # ALBERT calls one shared module many times
@@ -232,8 +230,9 @@ def double(name: str, value, size: int):
     return torch.cat([value, value]) if value.ndim > 1 and value.shape[0] == size else value
 
 
-def check_inputs(model: PreTrainedModel, batch: dict) -> int:
-    """The batch size; InputError if there is no input, or if it is too long for the model."""
+def check_inputs(model: PreTrainedModel, batch: dict, training: bool) -> int:
+    """The batch size; InputError if there is no input, or if it is too long for the model; in training also
+    if an example is all padding (only on the CPU, where looking costs no wait)."""
     if "asa" in batch:
         raise InputError("the wrapped model itself sets the keyword `asa`; to give your own, call .model")
     if not batch.keys() & {"input_ids", "inputs_embeds"}:
@@ -242,14 +241,11 @@ def check_inputs(model: PreTrainedModel, batch: dict) -> int:
     size, length = ids.shape[0], ids.shape[-1]
     if length > (limit := max_positions(model)):
         raise InputError(f"sequences of {length} tokens are longer than the model's {limit} positions")
+    mask = batch.get("attention_mask")
+    looks = training and mask is not None and mask.ndim <= 3 and mask.device.type == "cpu"
+    if looks and not torch.compiler.is_compiling():
+        empty = (mask == 0).all(-1)  # (B,), or (B, choices)
+        if empty.any():
+            example = int(empty.nonzero()[0, 0])
+            raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")
     return size
-
-
-def check_padding(attention_mask: Tensor | None) -> None:
-    """Raise InputError if an example has no real token; only on the CPU, where looking costs no wait."""
-    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    empty = (attention_mask == 0).all(-1)  # (B,), or (B, choices)
-    if attention_mask.ndim <= 3 and empty.any():
-        example = int(empty.nonzero()[0, 0])
-        raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")

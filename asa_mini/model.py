@@ -14,7 +14,7 @@ from asa_mini.adversary import Adversary
 from asa_mini.attention import choose_backend
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, check_padding, double, find_self_attention
+from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, double, find_self_attention
 from asa_mini.objective import AsaOutput, asa_objective, check_head, head_name, task_loss
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class AsaModel(nn.Module):
 
     Attributes:
         model: the original model. adversaries: one `Adversary` per attacked layer, keyed by layer index.
-        asa_config: the `AsaConfig`. self_attention_modules: number of self-attention modules found.
+        asa_config: the `AsaConfig`.
     """
 
     # Trainer sees **kwargs in forward and would stop dividing the loss by its accumulation steps.
@@ -47,7 +47,7 @@ class AsaModel(nn.Module):
                 weight, adversary = next(module.parameters()), Adversary(width, std).train(model.training)
                 wide = torch.promote_types(weight.dtype, torch.float32)  # float64 for a float64 model
                 adversaries[str(index)] = adversary.to(weight.device, wide)
-        self.model, self.asa_config, self.self_attention_modules = model, config, len(widths)
+        self.model, self.asa_config = model, config
         self.adversaries = nn.ModuleDict(adversaries)
         # Hooked even where no adversary is, so that a second wrap can see the first.
         self._hooks = [
@@ -135,13 +135,12 @@ class AsaModel(nn.Module):
                 examples, or (checked on the CPU) an example is all padding.
         """
         batch = {name: value for name, value in batch.items() if value is not None}
-        size = check_inputs(self.model, batch)
+        size = check_inputs(self.model, batch, self.training)
         if not self.training:
             return self.model(**batch, **({} if labels is None else {"labels": labels}))
         self._check_wrapped()
         if labels is None:
             raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
-        check_padding(batch.get("attention_mask"))
         self._check_trainable()
         logits, adversarial_logits, kept_units, kept_share = self._both_passes(batch, size)
         task, config = task_loss(self.model, logits, labels), self.asa_config

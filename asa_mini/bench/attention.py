@@ -86,8 +86,7 @@ def bench_attention(
     Args:
         lengths: L; the batch is tokens // L sequences.
         heads, dim: H and D; the adversary is E = H D wide.
-        dtype: a key of DTYPES.
-        kinds: keys of KINDS; by default all of them on a GPU, CPU_KINDS elsewhere.
+        dtype, kinds: keys of DTYPES and KINDS; by default all kinds on a GPU, CPU_KINDS elsewhere.
 
     Returns:
         `rows`: one dict per L and kind: `batch_size`, `length`, `kind`, `flops` and `bytes` as `counted`,
@@ -107,35 +106,31 @@ def bench_attention(
         raise InputError(f"unknown {unknown}; dtypes: {', '.join(DTYPES)}; kinds: {', '.join(KINDS)}")
     on_gpu = device() == "cuda"
     kinds = kinds or (tuple(KINDS) if on_gpu else CPU_KINDS)
-    machine, rows = _machine(DTYPES[dtype]), []
+    number = DTYPES[dtype]
+    machine, rows = _machine(number), []
     for length in tqdm(lengths, desc="lengths"):
         shape = tokens // length, length, heads, dim
         plain = None
         for kind in kinds:
-            flops, moved = counted(kind, *shape, DTYPES[dtype].itemsize)
+            flops, moved = counted(kind, *shape, number.itemsize)
             row = {"batch_size": shape[0], "length": length, "kind": kind, "flops": flops, "bytes": moved}
-            row |= {"seconds": None, "error": None} | _measure(kind, *shape, DTYPES[dtype])
+            row |= {"seconds": None, "error": None} | _measure(kind, *shape, dtype=number)
             if seconds := row["seconds"]:
                 plain = seconds if kind == "sdpa" else plain
                 row |= {"ratio": plain and seconds / plain, "ms": 1e3 * seconds}
                 row["of_matmul"] = flops / seconds / machine["matmul_flops_per_s"]
                 row["of_copy"] = moved / seconds / machine["copy_bytes_per_s"]
             rows.append(row)
-    longest = {}
-    if on_gpu:
-        longest = {kind: _longest(kind, heads, dim, DTYPES[dtype]) for kind in tqdm(kinds, desc="longest")}
+    tried = tqdm(kinds, desc="longest") if on_gpu else ()
+    longest = {kind: _longest(kind, heads, dim, number) for kind in tried}
     return {"rows": rows, "machine": machine, "longest": longest}
 
 
 def print_attention(result: dict) -> None:
-    machine = result["machine"]
-    print(
-        f"copy {machine['copy_bytes_per_s'] / 1e9:.0f} GB/s, "
-        f"matrix products {machine['matmul_flops_per_s'] / 1e12:.2f} TFLOP/s"
-    )
-    shape = dict(batch_size="d", length="d", kind="")
+    copied, multiplied = result["machine"].values()
+    print(f"copy {copied / 1e9:.0f} GB/s, matrix products {multiplied / 1e12:.2f} TFLOP/s")
     measured = dict(ms=".2f", ratio=".2f", peak_mib=".0f", of_matmul=".0%", of_copy=".0%")
-    print_rows(result["rows"], **shape, **measured, error="")
+    print_rows(result["rows"], **measured, error="")
     for kind, length in result["longest"].items():
         print(f"longest sequence that trains, B 1, {kind}: {length or 'none'}")
 
@@ -158,14 +153,16 @@ def _step(kind: str, tensors: list[Tensor], d_out: Tensor) -> None:
     torch.autograd.grad([output, *units], wanted, [d_out, *map(torch.ones_like, units)])
 
 
-def _measure(kind: str, batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> dict:
+def _measure(kind: str, *shape: int, dtype: torch.dtype, timed: bool = True) -> dict:
     """The measured part of a row, or only its error: what others make need not run everywhere."""
-    tensors = _inputs(batch, length, heads, dim, dtype)
-    d_out = torch.ones_like(tensors[0])
     try:
-        _step(kind, tensors, d_out)  # compiles
-        peak = peak_mib(lambda: _step(kind, tensors, d_out)) if torch.cuda.is_available() else None
-        timer = Timer("step(*given)", globals={"step": _step, "given": (kind, tensors, d_out)})
+        tensors = _inputs(*shape, dtype)
+        given = kind, tensors, torch.ones_like(tensors[0])
+        _step(*given)  # compiles
+        if not timed:
+            return {}
+        peak = peak_mib(lambda: _step(*given)) if torch.cuda.is_available() else None
+        timer = Timer("step(*given)", globals={"step": _step, "given": given})
         return {"seconds": timer.blocked_autorange(min_run_time=0.5).median, "peak_mib": peak}
     except torch.OutOfMemoryError:
         return {"error": "out of memory"}
@@ -176,19 +173,11 @@ def _measure(kind: str, batch: int, length: int, heads: int, dim: int, dtype: to
 
 
 def _longest(kind: str, heads: int, dim: int, dtype: torch.dtype) -> int:
-    """By doubling; 0 if even the shortest tried does not fit."""
-    length = 2048
-    while length <= LONGEST:
-        try:
-            tensors = _inputs(1, length, heads, dim, dtype)
-            _step(kind, tensors, torch.ones_like(tensors[0]))
-        except Exception:  # out of memory, or what the table above names
-            break
-        finally:
-            tensors = None
-            torch.cuda.empty_cache()  # does nothing without a GPU
+    """By doubling; 0 if even 2048 tokens do not fit."""
+    length = 1024
+    while length < LONGEST and not _measure(kind, 1, 2 * length, heads, dim, dtype=dtype, timed=False):
         length *= 2
-    return length // 2 if length > 2048 else 0
+    return length if length > 1024 else 0
 
 
 def _machine(dtype: torch.dtype) -> dict[str, float]:

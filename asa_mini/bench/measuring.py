@@ -59,7 +59,8 @@ def _process_peak() -> int:
 
 
 def print_rows(rows: list[dict], **formats: str) -> None:
-    """Print a table of the rows' entries that `formats` names; what is None or missing stays blank."""
+    """Print the rows' shape, kind, and the entries that `formats` names; what is None or missing is blank."""
+    formats = dict(batch_size="d", length="d", kind="", **formats)
     lines = [list(formats)]
     for row in rows:
         cells = [(row.get(key), form) for key, form in formats.items()]

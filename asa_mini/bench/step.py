@@ -40,11 +40,8 @@ class Step:
     def __init__(self, kind: str, name: str, bf16: bool = False):
         torch.manual_seed(0)
         self.device, self.bf16 = device(), bf16
-        self.model: nn.Module = _load(name).to(self.device)
-        config = kinds()[kind]
-        if config is not None:
-            self.model = wrap(self.model, config)
-        self.model.train()
+        model, config = _load(name).to(self.device), kinds()[kind]
+        self.model: nn.Module = (wrap(model, config) if config else model).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
     def __call__(self, batch: dict[str, Tensor]) -> float:
@@ -72,7 +69,6 @@ def bench_step(
         name: a model, as in `load_model`, or BERT_BASE.
         batch_sizes, lengths: B and L of each measured shape, in pairs.
         repeats: measured steps of every kind and shape.
-        bf16: under autocast to bfloat16.
 
     Returns:
         One dict per shape and kind: `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to the plain
@@ -97,26 +93,21 @@ def bench_step(
     steps = {kind: Step(kind, name, bf16) for kind in kinds()}
     rows = []
     for size, length in shapes:
-        batch = _batch(size, length, steps["plain"].model)
-        seconds = {kind: [] for kind in steps}
-        for repeat in tqdm(range(WARM_UP + repeats), desc=f"B {size}, L {length}"):
-            for kind in steps:
-                elapsed = steps[kind](batch)
-                if repeat >= WARM_UP:
-                    seconds[kind].append(elapsed)
+        batch, measured = _batch(size, length, steps["plain"].model), []
+        for _ in tqdm(range(WARM_UP + repeats), desc=f"B {size}, L {length}"):
+            measured.append([step(batch) for step in steps.values()])
+        seconds = dict(zip(steps, zip(*measured[WARM_UP:], strict=True), strict=True))
         for kind in steps:
             ratios = [t / plain for t, plain in zip(seconds[kind], seconds["plain"], strict=True)]
-            low, _, high = quantiles(ratios, n=4)
+            low, middle, high = quantiles(ratios, n=4)
             row = dict(batch_size=size, length=length, kind=kind, seconds=median(seconds[kind]))
-            row |= dict(ratio=median(ratios), ratio_low=low, ratio_high=high)
+            row |= dict(ratio=middle, ratio_low=low, ratio_high=high)
             rows.append(row | {"peak_mib": peaks[kind, size, length]})
     return rows
 
 
 def print_table(rows: list[dict]) -> None:
-    quartiles = dict(ratio_low=".2f", ratio_high=".2f")
-    shape = dict(batch_size="d", length="d", kind="")
-    print_rows(rows, **shape, seconds=".3f", ratio=".2f", **quartiles, peak_mib=".0f")
+    print_rows(rows, seconds=".3f", ratio=".2f", ratio_low=".2f", ratio_high=".2f", peak_mib=".0f")
 
 
 def _batch(size: int, length: int, model: nn.Module) -> dict[str, Tensor]:

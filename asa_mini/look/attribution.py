@@ -1,7 +1,4 @@
-"""Which words a prediction hangs on: leave-one-out, and gradient times input.
-
-Third in the reading order of asa_mini.look. The model comes back with the training modes that it had.
-"""
+"""Which words a prediction hangs on: leave-one-out, and gradient times input."""
 
 import re
 from collections.abc import Sequence
@@ -55,9 +52,9 @@ def leave_one_out(
             raise InputError(f"leaving a word out of {text!r} leaves nothing: give texts of two words")
         groups.append([text] + [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))])
 
-    def read(plain, chosen, batch):
+    def read(chosen, batch):
         del batch["offset_mapping"]
-        return [*plain(**batch).logits.float().cpu()]
+        return [*model(**batch).logits.float().cpu()]
 
     flat = [variant for group in groups for variant in group]
     logits = torch.stack(in_batches(read, model, tokenizer, flat, max_length, batch_size))
@@ -89,11 +86,11 @@ def gradient_times_input(
     """
     texts = check_arguments(model, tokenizer, texts, max_length, batch_size)
 
-    def read(plain, chosen, batch):
-        spans, embed = batch.pop("offset_mapping").tolist(), plain.get_input_embeddings()
+    def read(chosen, batch):
+        spans, embed = batch.pop("offset_mapping").tolist(), model.get_input_embeddings()
         nothing = 0 if baseline is None else embed.weight[baseline].detach()  # (E,)
         x = embed(batch.pop("input_ids")).detach().requires_grad_()  # (B, L, E)
-        logits = plain(inputs_embeds=x, **batch).logits
+        logits = model(inputs_embeds=x, **batch).logits
         (gradient,) = torch.autograd.grad(margin(logits, logits.argmax(-1)).sum(), x)
         by_token = (gradient * (x - nothing)).sum(-1).detach().float().cpu().numpy()  # (B, L)
         return [

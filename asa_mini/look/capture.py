@@ -1,7 +1,4 @@
-"""What a model attends to in a text, clean and under attack: one AttentionRecord per text, as NumPy arrays.
-
-First in the reading order of asa_mini.look; `measures` comes next and makes numbers of the records.
-"""
+"""What a model attends to in a text, clean and under attack: one AttentionRecord per text, in NumPy."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,8 +85,9 @@ def capture(
         if not isinstance(model, AsaModel):
             model = wrap(model, AsaConfig(layers=()))
             undo.callback(model.unwrap)
-        read = partial(_records, tokenizer, perturb)
-        return in_batches(read, model, tokenizer, texts, max_length, batch_size)
+        plain = undo.enter_context(model.attackable())
+        read = partial(_records, plain, tokenizer, perturb)
+        return in_batches(read, plain, tokenizer, texts, max_length, batch_size)
 
 
 def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -> list[str]:
@@ -110,28 +108,28 @@ def check_arguments(model, tokenizer, texts, max_length: int, batch_size: int) -
         raise InputError("give a list of at least one text, each a string; [text] for a single one")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}")
-    check_max_length(model.model if isinstance(model, AsaModel) else model, max_length)
+    check_max_length(model, max_length)
     return texts
 
 
 def in_batches(read, model, tokenizer, texts: list[str], max_length: int, batch_size: int) -> list:
-    """The lists that `read(plain model, texts, batch)` returns, batch after batch, in one; dropout is off.
+    """The lists that `read(texts, batch)` returns, batch after batch, in one; dropout is off.
 
     A batch is padded and on the model's device; its `offset_mapping` (B, L, 2) says where in its text each
     token stands.
     """
     options = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
     found = []
-    with model.attackable() if isinstance(model, AsaModel) else given_back(model):
-        plain = (model.model if isinstance(model, AsaModel) else model).eval()
+    with given_back(model):
+        model.eval()
         for start in range(0, len(texts), batch_size):
             chosen = texts[start : start + batch_size]
             batch = tokenizer(chosen, return_offsets_mapping=True, **options)
-            found += read(plain, chosen, batch.to(plain.device))
+            found += read(chosen, batch.to(model.device))
     return found
 
 
-def _records(tokenizer, perturb, model, texts: list[str], encoded: BatchEncoding) -> list[AttentionRecord]:
+def _records(model, tokenizer, perturb, texts: list[str], encoded: BatchEncoding) -> list[AttentionRecord]:
     spans = encoded.pop("offset_mapping").cpu().numpy()
     asa = AsaPass(joint=True, backend="reference", masks=[], maps=[])
     both = {name: torch.cat([x, x]) for name, x in encoded.items()}
@@ -156,8 +154,6 @@ def _records(tokenizer, perturb, model, texts: list[str], encoded: BatchEncoding
                 continues = token > 0 and words[token] == words[token - 1]
                 tokens[token] = ("##" if continues else "") + surface
         clean, adversarial, seen = maps[i][units], maps[len(texts) + i][units], kept[i][units]
-        tokens = [tokens[token] for token in real]
-        records.append(
-            AttentionRecord(text, tokens, spans[i, real], clean, adversarial, seen, *predictions[:, i])
-        )
+        shown, places = [tokens[token] for token in real], spans[i, real]
+        records.append(AttentionRecord(text, shown, places, clean, adversarial, seen, *predictions[:, i]))
     return records

@@ -1,6 +1,6 @@
 """Numbers from records: how much is hidden and from which kind of token, how spread attention is, what moved.
 
-Array in, array out; n texts, N layers, H heads, L tokens. Second in the reading order of asa_mini.look.
+Array in, array out; n texts, N layers, H heads, L tokens.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Shared figures. One colour, one meaning; fourth in the reading order of asa_mini.look.
+"""Shared figures. One colour, one meaning.
 
 Blue is the model and what it does undisturbed (theta, the clean pass); orange is the adversary and what it
 makes of that (eta, the adversarial pass); magenta is what has to do with a planted word.
@@ -49,8 +49,7 @@ def project_root() -> Path:
 def show_figure(fig: Figure, name: str, alt: str) -> None:
     """Save `fig` as `<name>.png` and `<name>.svg` in `FIGURE_FOLDER`, then display it in a notebook.
 
-    Args:
-        alt: what the figure shows, for readers who cannot see it.
+    `alt` tells readers who cannot see it what it shows.
     """
     from IPython import display  # only notebooks need it
 

@@ -14,6 +14,7 @@ from asa_mini.adversary import MASKED_SCORE
 from asa_mini.errors import InputError
 from asa_mini.hf import find_self_attention
 from asa_mini.train.config import PRIORS
+from asa_mini.train.evaluation import given_back
 
 
 @contextmanager
@@ -43,14 +44,9 @@ def attention_prior(model: PreTrainedModel, kind: str, strength: float) -> Itera
     def add_prior(module, args, kwargs):
         return args, kwargs | ({"prior": (kind, strength)} if module.training else {})
 
-    implementation = model.config._attn_implementation
-    hook = model.register_forward_pre_hook(add_prior, with_kwargs=True)
-    try:
+    with given_back(model), model.register_forward_pre_hook(add_prior, with_kwargs=True):
         model.set_attn_implementation("asa_prior")
         yield
-    finally:
-        hook.remove()
-        model.set_attn_implementation(implementation)
 
 
 def _prior_attention_forward(module, query, key, value, attention_mask, prior=(None, 0.0), **kwargs):
@@ -93,7 +89,6 @@ def perturbed_embeddings(
         model: a classifier in evaluation mode.
         batch: its input_ids and attention_mask (B, L), and so on.
         size: radius of the ball, relative to the norm of the example's embeddings.
-        steps: number of gradients.
 
     Returns:
         (B, L, E), to be given to the model as `inputs_embeds`.

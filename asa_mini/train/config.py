@@ -35,7 +35,7 @@ class TrainConfig:
         max_seq_length: longest sequence in tokens; longer texts are cut.
         seed: of the head, the adversaries, the order of the data and dropout.
         load_best_model_at_end: keep those of the lowest dev loss by epoch (default: the last step's weights).
-        bf16: mixed precision by autocast (default: float32). 1.7 times as fast on a CPU that has bfloat16.
+        bf16: mixed precision by autocast (default: float32). Faster where the hardware has bfloat16.
         training: any other field of `transformers.TrainingArguments`, by its name.
 
     Raises:

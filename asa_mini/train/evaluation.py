@@ -56,14 +56,17 @@ def model_inputs(dataset: DatasetDict, model, tokenizer, max_length: int, needed
 
 @contextmanager
 def given_back(model: PreTrainedModel) -> Iterator[None]:
-    """Afterwards `model` has its modes, its use_cache and its own forward, without accelerate's autocast."""
-    modes = {module: module.training for module in model.modules()}
+    """Afterwards `model` has its training modes, its kind of attention, its use_cache and its own forward,
+    without accelerate's autocast."""
+    modes, attention = {m: m.training for m in model.modules()}, model.config._attn_implementation
     forward, cache = vars(model).get("forward"), getattr(model.config, "use_cache", None)
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
         for name in ("forward", "_original_forward"):
             vars(model).pop(name, None)
         if forward is not None:

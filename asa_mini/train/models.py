@@ -103,7 +103,8 @@ def load_model(
     if report["missing_keys"]:  # a new head: what its labels mean, no older name says
         if trained:
             raise InputError(f"model {name!r} has no trained classification head; name a fine-tuned model")
-        _set_label_names(model.config, [f"LABEL_{number}" for number in range(num_labels)])
+        model.config.id2label = None
+        model.config.num_labels = num_labels
     if freeze_embeddings:
         model.base_model.get_input_embeddings().weight.requires_grad_(False)
     return model, tokenizer
@@ -155,13 +156,9 @@ def align_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[
 def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:
     """Write the data's names of the labels into the model's configuration, unless that has names already."""
     if names is not None and not _has_label_names(config):
-        _set_label_names(config, names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def _has_label_names(config: PreTrainedConfig) -> bool:
     return any(name != f"LABEL_{number}" for number, name in config.id2label.items())
-
-
-def _set_label_names(config: PreTrainedConfig, names: Sequence[str]) -> None:
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: number for number, name in enumerate(names)}

@@ -41,7 +41,6 @@ def plant_shortcut(
         labels: n integers, 0 or 1.
         words: the word for label 0 and the word for label 1; different, without whitespace.
         agreement: share of texts whose word agrees with their label, 0 to 1.
-        seed: seed of the choices.
 
     Returns:
         The n planted texts, and for each the index of the planted word in `text.split()`.

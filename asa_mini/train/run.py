@@ -20,13 +20,7 @@ from asa_mini.model import AsaModel, wrap
 from asa_mini.train.baselines import attention_prior
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import label_names
-from asa_mini.train.evaluation import (
-    accuracy,
-    check_max_length,
-    evaluate_splits,
-    given_back,
-    model_inputs,
-)
+from asa_mini.train.evaluation import accuracy, check_max_length, evaluate_splits, given_back, model_inputs
 from asa_mini.train.models import name_labels, quiet_transformers
 from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
@@ -76,7 +70,6 @@ def train(
         overwrite: replace the run that is already in `output`, once the new one is complete.
         progress: show a progress bar and log lines.
         about: entries to add to the metrics, e.g. the dataset's name.
-        callbacks: more callbacks for the Trainer.
 
     Raises:
         InputError: the data or the configuration cannot be used. OutputExistsError: `output` holds something.
@@ -167,10 +160,9 @@ def _under(config: TrainConfig, model: PreTrainedModel) -> Iterator[nn.Module]:
 @contextmanager
 def _process_restored() -> Iterator[None]:
     """Undo what TrainingArguments and Trainer set for the whole process: variables, and determinism."""
-    variables, cudnn = dict(os.environ), torch.backends.cudnn
+    variables, determinism = dict(os.environ), torch.get_deterministic_debug_mode()
+    cudnn = torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
@@ -178,7 +170,7 @@ def _process_restored() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(variables)
         cudnn.deterministic, cudnn.benchmark = flags
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(determinism)
 
 
 def train_adversary(
@@ -198,7 +190,7 @@ def train_adversary(
         model: a plain classifier; it is wrapped, and none of its weights changes.
         texts: read in this order, `batch_size` at a time, from the start again when they are used up.
         temperature: the adversaries' pay, see `AsaConfig`.
-        steps, learning_rate: updates of the adversaries by AdamW, and their rate.
+        steps, learning_rate: updates by AdamW, and their rate.
         seed: of the adversaries' first weights.
 
     Returns:

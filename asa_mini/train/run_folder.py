@@ -142,9 +142,8 @@ def _lies_in(resume: str | None, folder: Path) -> bool:
 def _files_of_run(output: Path) -> list[str]:
     """Names of the files, without metrics.json, of the finished run in `output`."""
     try:
-        return [
-            Path(name).name for name in json.loads((output / METRICS).read_text(encoding="utf-8"))["files"]
-        ]
+        files = json.loads((output / METRICS).read_text(encoding="utf-8"))["files"]
+        return [Path(name).name for name in files]
     except (OSError, ValueError, KeyError, TypeError):  # there is none
         return []
 

@@ -25,7 +25,6 @@ NEEDED = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_cli
 NEEDED += ("_load_from_checkpoint", "_load_best_model", "model_accepts_loss_kwargs", "label_smoother")
 NEEDED += ("compute_loss_func",)
 TERMS = ("task_loss", "divergence", "pay")
-IDLE, RUTHLESS = 0.99, 0.01  # kept shares beyond which an adversary is no opponent
 
 
 class SameOrderSampler(LengthGroupedSampler):
@@ -173,11 +172,10 @@ class AsaTrainer(Trainer):
         return optimizer
 
     def _clip_grad_norm(self, model):
-        adversary, limit = self._adversary_parameters(), self.args.max_grad_norm
-        ids = {id(p) for p in adversary}
-        encoder = [p for p in model.parameters() if id(p) not in ids]
-        norm = self.accelerator.clip_grad_norm_(encoder, limit)  # also unscales, under fp16
-        adversary_norm = nn.utils.clip_grad_norm_(adversary, limit)
+        asa, limit = self._asa_model(), self.args.max_grad_norm
+        encoder = model if asa is None else asa.model
+        norm = self.accelerator.clip_grad_norm_(encoder.parameters(), limit)  # also unscales, under fp16
+        adversary_norm = nn.utils.clip_grad_norm_(self._adversary_parameters(), limit)
         if not self.args.fp16:  # there the scaler skips such a step and lowers its scale
             self._check_finite("the gradient norm", float(norm + adversary_norm))
         return norm
@@ -197,7 +195,7 @@ class AsaTrainer(Trainer):
             logs = {**logs, **{name: fmean(r[name] for r in fresh) for name in TERMS if name in fresh[0]}}
             logs |= {f"kept_share_{layer}": share for layer, share in self._kept_shares(fresh).items()}
         shares = self._kept_shares(fresh or self.terms[-10:])
-        idle = {layer: share for layer, share in shares.items() if not RUTHLESS <= share <= IDLE}
+        idle = {layer: share for layer, share in shares.items() if not 0.01 <= share <= 0.99}
         # At once where no layer has an opponent, at the end where some have none.
         if idle and not self._warned and (len(idle) == len(shares) or "train_loss" in logs):
             self._warned = True

@@ -1,6 +1,6 @@
 """The attention explorer: one HTML page, without any network, in which a reader walks through attention maps.
 
-Fifth in the reading order of asa_mini.look. page.html: what the reader does; page.js: numbers and picture. ::
+page.html: what the reader does; page.js: numbers and picture. ::
 
     records = capture(model, tokenizer, texts)      # see asa_mini.look.capture
     show_explorer(records)                          # in a notebook
@@ -46,7 +46,6 @@ def explorer_html(
         records: what to show; N, H, L and C may differ between them.
         marked: for each record the indices of the tokens to mark, e.g. `record.tokens_of_word(position)` of a
             planted word; None marks nothing.
-        title: heading of the page.
 
     Raises:
         InputError: there are no records, their arrays do not fit together or hold anything but numbers from
@@ -74,11 +73,8 @@ def save_explorer(records: Sequence[AttentionRecord], path: str | Path, **option
 def show_explorer(records: Sequence[AttentionRecord], height: int = 1080, **options) -> None:
     """Display the page in a notebook, as the output of a cell; it stays in the HTML copy of the notebook.
 
-    The page lives in a frame of its own: it may run its script and save files, but cannot reach the notebook.
-
-    Args:
-        height: of the frame, in pixels; a longer page scrolls inside it.
-        options: `marked` and `title` of `explorer_html`, which says what is refused.
+    The page lives in a frame of its own, `height` pixels high, in which a longer page scrolls: it may run its
+    script and save files, but cannot reach the notebook. `options` and errors are `explorer_html`'s.
     """
     from IPython import display  # only notebooks need it
 
