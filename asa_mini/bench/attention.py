@@ -127,7 +127,8 @@ def bench_attention(
 
 
 def print_attention(result: dict) -> None:
-    copied, multiplied = result["machine"].values()
+    machine = result["machine"]
+    copied, multiplied = machine["copy_bytes_per_s"], machine["matmul_flops_per_s"]
     print(f"copy {copied / 1e9:.0f} GB/s, matrix products {multiplied / 1e12:.2f} TFLOP/s")
     measured = dict(ms=".2f", ratio=".2f", peak_mib=".0f", of_matmul=".0%", of_copy=".0%")
     print_rows(result["rows"], **measured, error="")
@@ -154,7 +155,12 @@ def _step(kind: str, tensors: list[Tensor], d_out: Tensor) -> None:
 
 
 def _measure(kind: str, *shape: int, dtype: torch.dtype, timed: bool = True) -> dict:
-    """The measured part of a row, or only its error: what others make need not run everywhere."""
+    """The measured part of a row, or only its error: what others make need not run everywhere.
+
+    Args:
+        shape: B, L, H, D.
+        timed: else only one step is taken, to see whether it fails.
+    """
     try:
         tensors = _inputs(*shape, dtype)
         given = kind, tensors, torch.ones_like(tensors[0])
