@@ -160,9 +160,10 @@ def _under(config: TrainConfig, model: PreTrainedModel) -> Iterator[nn.Module]:
 @contextmanager
 def _process_restored() -> Iterator[None]:
     """Undo what TrainingArguments and Trainer set for the whole process: variables, and determinism."""
-    variables, determinism = dict(os.environ), torch.get_deterministic_debug_mode()
-    cudnn = torch.backends.cudnn
+    variables, cudnn = dict(os.environ), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
@@ -170,7 +171,7 @@ def _process_restored() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(variables)
         cudnn.deterministic, cudnn.benchmark = flags
-        torch.set_deterministic_debug_mode(determinism)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 def train_adversary(
