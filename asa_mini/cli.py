@@ -15,6 +15,7 @@ import asa_mini
 from asa_mini.config import AsaConfig
 from asa_mini.errors import AsaError, DataFileError
 from asa_mini.train.config import TrainConfig
+from asa_mini.train.files import write_json
 from asa_mini.train.options import Parser, options, options_of
 
 ASA = [f.name for f in dataclasses.fields(AsaConfig)]
@@ -112,7 +113,7 @@ def build_parser() -> Parser:
 def _add(commands, name: str, run, groups: list[type], text: str, required: str = "") -> Parser:
     usage = f"%(prog)s {required}[--OPTION VALUE ...]"
     command = commands.add_parser(name, help=text, usage=usage, dataclass_types=groups)
-    command.set_defaults(run=run, training={})
+    command.set_defaults(run=partial(_run, run), training={})
     return command
 
 
@@ -133,24 +134,18 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"{speed:.2f} steps per second; written to {arguments.output_dir}")
 
 
-def _measurement(command: Callable[[argparse.Namespace], dict]) -> Callable[[argparse.Namespace], None]:
-    """Writes what `command` returns to --output_file."""
-
-    def run(arguments: argparse.Namespace) -> None:
-        from asa_mini.train.files import write_json
+def _run(command: Callable[[argparse.Namespace], dict | None], arguments: argparse.Namespace) -> None:
+    """Run `command`, and write what it returns to --output_file, where there is that option."""
+    file = getattr(arguments, "output_file", None)
+    if file and not file.parent.is_dir():
+        raise DataFileError(f"there is no folder {file.parent} to write --output_file to; make it first")
+    result = command(arguments)
+    if file:
         from asa_mini.train.run_folder import environment
 
-        file = arguments.output_file
-        if file and not file.parent.is_dir():
-            raise DataFileError(f"there is no folder {file.parent} to write --output_file to; make it first")
-        result = command(arguments)
-        if file:
-            write_json(file, {**result, **environment()})
-
-    return run
+        write_json(file, {**result, **environment()})
 
 
-@_measurement
 def _evaluate(arguments: argparse.Namespace) -> dict:
     from asa_mini.train.evaluation import evaluate
 
@@ -161,7 +156,6 @@ def _evaluate(arguments: argparse.Namespace) -> dict:
     return {"results": results}
 
 
-@_measurement
 def _bench_step(arguments: argparse.Namespace) -> dict:
     from asa_mini.bench.step import bench_step, print_table
 
@@ -170,7 +164,6 @@ def _bench_step(arguments: argparse.Namespace) -> dict:
     return {"rows": rows}
 
 
-@_measurement
 def _bench_attention(arguments: argparse.Namespace) -> dict:
     from asa_mini.bench.attention import bench_attention, print_attention
 
