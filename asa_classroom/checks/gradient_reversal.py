@@ -6,7 +6,7 @@ import torch
 from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients, require
 from asa_mini.gradient_reversal import reverse_gradient
 
-ladder = Ladder("ex02_gradient_reversal")
+ladder = Ladder()
 DOUBLE = torch.float64
 SHAPES = [((3,), 0.3), ((2, 3), 1.0), ((), 0.0), ((2, 0, 4), 0.3)]  # and the scale
 
@@ -99,10 +99,10 @@ def players_loss(f, theta, eta, scale):
     what="the largest rate",
     cases=[(0.4,), (3.0,), (0.0,)],
     mistakes={
+        "without curvature the limit is 0: do not divide by c": lambda c: 2 / (c + 1 / c),
         "the rotation is missing: the modulus has lr^2, too": lambda c: 2 / c,
         "the square of 1 - lr c has a third term: lr^2 c^2": lambda c: 2 * c,
         "this rate closes in fastest: the limit is where the modulus is 1": lambda c: c / (1 + c**2),
-        "without curvature the limit is 0: do not divide by c": lambda c: 2 / (c + 1 / c),
     },
 )
 def largest_rate(c):

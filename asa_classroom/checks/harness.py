@@ -1,23 +1,14 @@
-"""What every check is made of: a ladder of steps, each a table of cases and mistakes around a reference::
+"""What every check is made of: a ladder of steps, each a table of cases and mistakes around a reference.
 
-    @ladder.step(
-        what="the pair of slopes",
-        cases=[(1.5, 0.8, 0.4), (-2.0, 3.0, 0.7)],
-        mistakes={
-            "the 1/2 is still there": lambda theta, eta, c: (eta + c / 2 * theta, theta - c / 2 * eta),
-            "the second slope has the wrong sign": dict(sign=-1),
-        },
-    )
-    def slopes(theta, eta, c, *, sign=1):
-        return eta + c * theta, sign * (theta - c * eta)
-
-`slopes` is then the check, and `slopes(student)` passes or raises CheckFailed. The decorated function is the
-reference. A mistake is a wrong implementation, named by the hint for a student whose code does the same.
+`slopes` in `gradient_reversal` is a small one: the decorated function is the reference and becomes the check,
+and `slopes(student)` passes or raises CheckFailed. A mistake is a wrong implementation, named by the hint for
+a student whose code does the same.
 """
 
 import ast
 import copy
 import inspect
+import itertools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +78,10 @@ def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
 
 
 def parts(got: Any, *names: str) -> dict[str, Any]:
-    """Return {name: part} of a tuple or list; CheckFailed unless it has as many parts as there are names."""
+    """Return {name: part} of a dictionary, tuple or list; CheckFailed unless these are its parts."""
+    if isinstance(got, dict):
+        require(got.keys() == set(names), f"the dictionary needs the keys {names}, but has {tuple(got)}")
+        return {f"the entry {name!r}": got[name] for name in names}
     fits = isinstance(got, (tuple, list)) and len(got) == len(names)
     require(fits, f"return {len(names)} things: {', '.join(names)}")
     return dict(zip(names, got, strict=True))
@@ -123,9 +117,9 @@ class Step:
             first where a mistake does what the student's code does: it gives the same wrong value, or stops
             with the same exception.
         observe: `observe(function, *case)` runs the reference, the student's code and the mistakes alike.
-        what: the name, in a student's terms, of what `observe` returns. It is compared, and so are the
-            gradients that it sends to those tensors of the case that require one. Without `what`, `observe`
-            returns all that is compared, {name: value}.
+        what: the name, in a student's terms, of what `observe` returns, or a tuple of the names of its
+            parts. It is compared, and so are the gradients that it sends to those tensors of the case that
+            require one. Without `what`, `observe` returns all that is compared, {name: value}.
         tolerance: see `same`.
     """
 
@@ -134,7 +128,7 @@ class Step:
     cases: Sequence[tuple | Callable[[], Sequence]]
     mistakes: Mapping[str, Callable | Mapping[str, Any]]
     observe: Callable[..., Any] = call
-    what: str = ""
+    what: str | tuple[str, ...] = ""
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -182,8 +176,13 @@ class Step:
         case = self._case(number)
         leaves = {name: x for name, x in zip(self.arguments, case, strict=False) if _requires_grad(x)}
         try:
-            seen = self.observe(function, *case)
-            return gradients(self.what, seen, **leaves) if self.what else seen
+            with np.errstate(all="ignore"):  # what NumPy would warn of comes out as NaN
+                seen = self.observe(function, *case)
+            if not self.what:
+                return seen
+            seen = {self.what: seen} if isinstance(self.what, str) else parts(seen, *self.what)
+            found = [gradients(what, part, **leaves).items() for what, part in seen.items()]
+            return dict(itertools.chain.from_iterable(found))
         except CheckFailed as error:
             return {"": error}
 
@@ -196,24 +195,16 @@ class Step:
 
     def _hint(self, got: dict[str, Any], number: int, what: str) -> str:
         """The mistake most like the student's code: alike in `what`, and right wherever that is right."""
-        likeness = {}
-        right = self._alike(self._see(self.reference, number), got)
-        for hint, wrong in self.mistakes.items():
-            alike = self._alike(got, self._see(wrong, number))
-            if {what} | right <= alike and all(self._right(wrong, n) for n in range(number)):
-                likeness[hint] = len(alike)
-        return max(likeness, key=likeness.get, default="")
-
-    def _right(self, function: Callable, number: int) -> bool:
-        expected = self._see(self.reference, number)
-        return self._alike(expected, self._see(function, number)) == expected.keys()
+        needed = {what} | self._alike(self._see(self.reference, number), got)
+        alike = {h: self._alike(got, self._see(wrong, number)) for h, wrong in self.mistakes.items()}
+        fitting = [hint for hint in alike if needed <= alike[hint]]
+        return max(fitting, key=lambda hint: len(alike[hint]), default="")
 
 
 class Ladder:
-    """The steps of one exercise notebook, in order; `notebook` is the stem of its file."""
+    """The steps of one exercise notebook, in order."""
 
-    def __init__(self, notebook: str):
-        self.notebook = notebook
+    def __init__(self):
         self.steps: dict[str, Step] = {}
 
     def step(self, **table: Any) -> Callable[[Callable], Step]:
@@ -243,13 +234,13 @@ def _name(function: Callable) -> str:
 
 def _cause(error: BaseException) -> BaseException:
     """What a Triton kernel itself raised. The names are compared, because triton exists for Linux alone."""
-    while error.__cause__ and type(error).__name__ == "InterpreterError":  # one for each kernel in a kernel
-        inner = error.__cause__
+    while inner := error.__cause__:  # one for each kernel in a kernel
+        kind = type(error).__name__
+        if kind != "InterpreterError" and (kind != "CompilationError" or error.error_message):
+            break
         if not _student_frames(inner):  # in a given kernel: the line that called it is the student's
             inner = inner.with_traceback(error.__traceback__)
         error = inner
-    while error.__cause__ and type(error).__name__ == "CompilationError" and not error.error_message:
-        error = error.__cause__
     if isinstance(getattr(error, "node", None), ast.Raise):  # a kernel cannot raise: it is the stub's
         return NotImplementedError().with_traceback(error.__traceback__)
     return error

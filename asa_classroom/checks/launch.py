@@ -14,7 +14,6 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from asa_classroom.checks.compare import CheckFailed, require
 from asa_classroom.checks.harness import attempt
@@ -129,17 +128,3 @@ def _watched(*tensors: Tensor, undefined: int) -> Iterator[None]:
         patch.object(builder, "create_masked_store", watch(store, 1, "store writes")),
     ):
         yield
-
-
-class InBlocks(TorchFunctionMode):
-    """While it is entered, an exponential or a maximum over more than `block` columns raises CheckFailed."""
-
-    def __init__(self, block: int):
-        super().__init__()
-        self.block = block
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in ("exp", "max", "amax", "logsumexp"):
-            wide = any(max(x.shape, default=0) > self.block for x in args[:1] if isinstance(x, Tensor))
-            require(not wide, "too many columns at once: take `block` of them at a time")
-        return function(*args, **(kwargs or {}))

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 
 from asa_classroom.checks.encoders import tokens
-from asa_classroom.checks.harness import Ladder, attempt, call, require
+from asa_classroom.checks.harness import Ladder, call, require
 from asa_mini.look.attribution import margin
 from asa_mini.objective import symmetric_divergence
 
-ladder = Ladder("ex01_motivation")
+ladder = Ladder()
 HEADS = 3  # not the size of the first batch: a missing axis must not broadcast
 
 
@@ -113,8 +113,9 @@ def unit(g):
     return g / g.norm(dim=(1, 2), keepdim=True).clamp_min(1e-300)
 
 
-def hill(real, distances, *rest, scale=1.0):
-    """Losses (B, L, E) -> (B,), x with sequence i distances[i] away from its top, and the rest."""
+def hill(lengths, distances, *rest, scale=1.0):
+    """Losses (B, L, E) -> (B,), x with sequence i distances[i] away from its top, real, and the rest."""
+    real = tokens(*lengths)
     away = unit(torch.randn(*real.shape, 3, dtype=torch.float64))
     top, weight = torch.randn_like(away[:1]), (scale * (0.5 + 2 * torch.rand_like(away[:1]))).requires_grad_()
 
@@ -122,7 +123,7 @@ def hill(real, distances, *rest, scale=1.0):
         return -(weight * (x - top) ** 2).sum((1, 2)) / 2
 
     losses.weight = weight
-    return losses, top + torch.tensor(distances)[:, None, None] * away, *rest
+    return losses, top + torch.tensor(distances)[:, None, None] * away, real, *rest
 
 
 def slope(losses, x):
@@ -144,8 +145,8 @@ BASELINE = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 
 @ladder.step(
     what="the attribution",
-    cases=[partial(hill, tokens(3, 3), (2, 3), BASELINE), partial(hill, tokens(1), (2,), BASELINE)],
-    observe=left_nothing,
+    cases=[partial(hill, (3, 3), (2, 3), BASELINE), partial(hill, (1,), (2,), BASELINE)],
+    observe=lambda student, score, x, _, baseline: left_nothing(student, score, x, baseline),
     mistakes={
         "the baseline is not used: multiply by x - baseline": dict(minus=0),
         "the scores were averaged: take the gradient of their sum": dict(mean=True),
@@ -158,16 +159,11 @@ def gradient_times_input(score, x, baseline, *, minus=1, mean=False):
     return (slope(score, x) * (x - minus * baseline)).sum(-1) / (len(x) if mean else 1)
 
 
-def attacked(lengths, distances, *rest, scale=1.0):
-    real = tokens(*lengths)
-    return hill(real, distances, real, *rest, scale=scale)
-
-
 @ladder.step(
     what="the attacked x",
     cases=[
-        partial(attacked, (2, 4), (1.5, 3.0), 0.5),
-        partial(attacked, (-3, -1), (0.0, 3.0), 0.1, scale=1e-9),  # one gradient is zero, one tiny
+        partial(hill, (2, 4), (1.5, 3.0), 0.5),
+        partial(hill, (-3, -1), (0.0, 3.0), 0.1, scale=1e-9),  # one gradient is zero, one tiny
     ],
     observe=left_nothing,
     mistakes={
@@ -189,10 +185,10 @@ def shorten(delta, epsilon):
 @ladder.step(
     what="the attacked x",
     cases=[
-        partial(attacked, (3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
-        partial(attacked, (-2, -3), (0.6, 4.5), 1.5, 7),
-        partial(attacked, (2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
-        partial(attacked, (2, 3), (1.0, 2.0), 0.0, 3),
+        partial(hill, (3, 4), (0.2, 1.5), 0.5, 4),  # one top inside the ball, one outside
+        partial(hill, (-2, -3), (0.6, 4.5), 1.5, 7),
+        partial(hill, (2, 1), (0.0, 0.6), 0.2, 1, scale=1e-9),
+        partial(hill, (2, 3), (1.0, 2.0), 0.0, 3),
     ],
     observe=left_nothing,
     mistakes={
@@ -212,8 +208,7 @@ def pgd(losses, x, real, epsilon, steps, *, project=shorten, look=1):
 def observe_size(student, divergence, target, high, rounds):
     """The size; any place in the last interval counts as its end. No more calls than are allowed."""
     asked, right = [], find_size.reference(divergence, target, high, rounds)
-    got = attempt(student, lambda s: asked.append(s) or divergence(s), target, high, rounds)
-    require(got is not None, "find_size returned None: is a `return` missing? Unreached is math.nan")
+    got = call(student, lambda s: asked.append(s) or divergence(s), target, high, rounds)
     require(len(asked) <= rounds + 3, "halve exactly `rounds` times, one call of `divergence` a round")
     near = isinstance(got, (int, float)) and right - high / 2**rounds - 1e-9 <= got <= right
     return right if near else got
@@ -259,16 +254,9 @@ def three_attacks(real):
     return (logits, weights), attacks, real, target, 4.0
 
 
-def observe_pairs(student, clean, attacks, *rest):
-    got = call(student, clean, attacks, *rest)
-    names = f"the result must be a dictionary with the names {', '.join(map(repr, attacks))}"
-    require(isinstance(got, dict) and got.keys() == attacks.keys(), names)
-    return {f"the pair (size, moved) of {name!r}": pair for name, pair in got.items()}
-
-
 @ladder.step(
+    what=("fast", "slow", "too slow"),
     cases=[partial(three_attacks, tokens(3, 5, 4, 2)), partial(three_attacks, tokens(-1, -2, -2))],
-    observe=observe_pairs,
     mistakes={
         "every attack got the same size: find one for each": dict(size=0.4),
         "padded queries are counted: take the mean of your attention_moved": dict(all_rows=True),

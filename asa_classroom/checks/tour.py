@@ -2,6 +2,8 @@
 
 import sys
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 
 import torch
 from torch import nn
@@ -9,22 +11,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from asa_classroom.checks.encoders import classifier, hooked, in_block, left_alone, noting, random_batch, tidy
-from asa_classroom.checks.harness import Ladder, call, gradients, parts, require
+from asa_classroom.checks.encoders import classifier, hooked, in_block, left_alone, noting, random_batch
+from asa_classroom.checks.harness import Ladder, call, require
 from asa_mini import AsaConfig, wrap
 
-ladder = Ladder("ex00_tour")
-
-
-def observe_predictions(student, layers, lengths):
-    wrapped, batch = wrap(classifier(), AsaConfig(layers=layers)), random_batch(*lengths)
-    got = call(student, wrapped, batch, torch.arange(len(lengths)))
-    return parts(got, "softmax of logits", "softmax of adversarial_logits", "kept_share")
+ladder = Ladder()
+NAMES = (f"asa_check_{number}" for number in count())  # of attention functions: the registry is global
 
 
 @ladder.step(
-    cases=[(None, (6, 3)), ([1], (4,))],
-    observe=observe_predictions,
+    what=("softmax of logits", "softmax of adversarial_logits", "kept_share"),
+    cases=[
+        lambda: (wrap(classifier(), AsaConfig()), random_batch(6, 3), torch.arange(2)),
+        lambda: (wrap(classifier(), AsaConfig(layers=[1])), random_batch(4), torch.arange(1)),
+    ],
     mistakes={
         "evaluation mode makes no adversarial pass: call wrapped.train() first": dict(train=False),
         "the softmax must run over the classes, the last axis": dict(axis=0),
@@ -43,10 +43,11 @@ def observe_search(student, family, layers):
     fits = isinstance(got, list) and all(isinstance(module, nn.Module) for module in got)
     require(fits, "return a list of the modules themselves, not of names or classes")
     names = {module: name for name, module in model.named_modules()}
-    return {"the list of modules": [names.get(module, "?") for module in got]}
+    return [names.get(module, "?") for module in got]
 
 
 @ladder.step(
+    what="the list of modules",
     cases=[("bert", 2), ("electra", 3), ("distilbert", 2)],
     observe=observe_search,
     mistakes={
@@ -78,22 +79,21 @@ def kept_share(keep, attention_mask, *, rows=torch.clone, axes=(0, 1, 2)):
     return float(((keep & units).sum(axes) / units.sum(axes)).mean())
 
 
-def observe_inputs(student, layers):
-    if layers:
-        model, batch = classifier(layers=layers), random_batch(6, 3)
-        modules = find_attention.reference(model)
-    else:
-        model, batch = noting([]), {"hidden_states": torch.randn(1, 1, 4)}
-        modules = [model]
+def observe_inputs(student, model, batch):
+    modules = find_attention.reference(model) or [model]
     got = in_block(student, (modules,), lambda inputs: [inputs, model(**batch), model(**batch)][0], modules)
     require(isinstance(got, list), f"the block must get a list, not {got!r}: `yield` it")
     detached = not any(getattr(x, "requires_grad", False) for x in got)
     require(detached, "the inputs hold on to the graph of the pass: store x.detach()")
-    return {"the list of inputs": list(got)}
+    return list(got)
 
 
 @ladder.step(
-    cases=[(2,), (0,)],  # layers; with 0 the input comes by name
+    what="the list of inputs",
+    cases=[
+        lambda: (classifier(), random_batch(6, 3)),
+        lambda: (noting([]), {"hidden_states": torch.randn(1, 1, 4)}),
+    ],
     observe=observe_inputs,
     mistakes={
         "after an error your hooks are still there": dict(careful=False),
@@ -114,26 +114,24 @@ def recorded_inputs(modules, *, careful=True, greedy=False, store=torch.detach):
         modules[0]._forward_pre_hooks.clear()
 
 
-def observe_attention(student, dtype, dim, lengths, masked, hide):
+def attention_case(dtype, dim, lengths, masked, hide):
     L = max(lengths)
     qkv = [torch.randn(2, 2, L, dim, dtype=dtype, requires_grad=True) for _ in range(3)]
     keep = torch.rand(2, L, L) < 0.6
     keep[1, 0] = False  # a hidden row
-    allowed = random_batch(*lengths)["attention_mask"].bool()[:, None, None].expand(-1, 1, L, -1)
-    options = {"scaling": 0.7, "dropout": 0.0, "position_ids": None} | ({"keep": keep} if hide else {})
-    got = call(student, nn.Module(), *qkv, allowed if masked else None, **options)
-    output, weights = parts(got, "output", "weights").values()
-    leaves = dict(zip(("query", "key", "value"), qkv, strict=True))
-    return {"the matrix of weights": weights} | gradients("the output", output, **leaves)
+    real = random_batch(*lengths)["attention_mask"].bool()
+    allowed = real[:, None, None].expand(-1, 1, L, -1) if masked else None
+    return *qkv, allowed, {"scaling": 0.7, "dropout": 0.0} | ({"keep": keep} if hide else {})
 
 
 @ladder.step(
+    what=("the output", "the matrix of weights"),
     cases=[
-        (torch.float64, 3, (5, 3), True, True),  # a hidden row beside padding
-        (torch.float32, 4, (2, 5), True, False),
-        (torch.float32, 4, (3, 3), False, True),
+        partial(attention_case, torch.float64, 3, (5, 3), True, True),  # a hidden row beside padding
+        partial(attention_case, torch.float32, 4, (2, 5), True, False),
+        partial(attention_case, torch.float32, 4, (3, 3), False, True),
     ],
-    observe=observe_attention,
+    observe=lambda student, q, k, v, allowed, options: call(student, None, q, k, v, allowed, **options),
     mistakes={
         "`scaling` is given: use it, not 1 / sqrt(D)": dict(own=True),
         "a hidden row attends to padding: padded scores must be far lower, and filled last": dict(far=1e4),
@@ -150,7 +148,6 @@ def attention(module, q, k, v, allowed, *, scaling, keep=None, own=False, hidden
     return (weights @ v).transpose(1, 2), weights
 
 
-@tidy
 def observe_use(student, plain, lengths):
     model, batch, masks = classifier(attention=plain), random_batch(*lengths), []
 
@@ -158,22 +155,16 @@ def observe_use(student, plain, lengths):
         masks.append(attention_mask)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
-    def run(_):
-        chosen = model.config._attn_implementation
-        require(chosen == NAME, f"inside the block the attention is {chosen!r}: choose the argument `name`")
-        return model(**batch).logits
-
-    got = in_block(student, (model, NAME, function), run, list(model.modules()))
-    require(masks, "the function was never called: register it under `name`")
+    modules = list(model.modules())
+    got = in_block(student, (model, next(NAMES), function), lambda _: model(**batch).logits, modules)
+    require(masks, "the function was never called: register it under `name`, and choose that")
     boolean = all(mask is None or mask.dtype == torch.bool for mask in masks)
     require(boolean, "attention_mask is not boolean: register sdpa_mask as the mask function")
-    return {"the prediction": got}
-
-
-NAME = "asa_check"
+    return got
 
 
 @ladder.step(
+    what="the prediction",
     cases=[("sdpa", (6, 3)), ("eager", (5, 2))],
     observe=observe_use,
     mistakes={
@@ -202,10 +193,11 @@ def observe_extras(student, extras):
     in_block(student, (layers, extras), lambda _: [layer(0, shared="yours") for layer in layers], layers)
     require(all(args == (0,) for args, _ in calls), "the positional arguments are lost: return args, too")
     require(extras == copies, "the dictionaries in `extras` were changed: make a new one in the hook")
-    return {"what the layers were given": [kwargs for _, kwargs in calls]}
+    return [kwargs for _, kwargs in calls]
 
 
 @ladder.step(
+    what="what the layers were given",
     cases=[([{"keep": "a"}, {"keep": "b", "note": "n"}, {}, {"shared": "mine"}],), ([{"keep": "a"}],)],
     observe=observe_extras,
     mistakes={
@@ -223,18 +215,14 @@ def hand_down(modules, extras, *, late=False, merge=dict.__or__):
         yield
 
 
-@tidy
 def observe_attack(student, plain, lengths, training):
     model, batch = classifier(layers=3, attention=plain).train(training), random_batch(*lengths)
     a, b = (torch.rand(2, max(lengths), max(lengths)) < 0.5 for _ in range(2))
     a[1, 0] = False
     masks = [None, a, b] if training else [a, None, b]
-    clean, functions = model(**batch).logits, dict(AttentionInterface._global_mapping)
-    modules, mode = list(model.modules()), "training" if training else "evaluation"
-    with left_alone(modules, f"after the pass in {mode} mode"):
+    clean, modules = model(**batch).logits, list(model.modules())
+    with left_alone(modules, "after the pass"):
         got = call(student, model, batch, masks)
-    overwritten = [name for name, _ in functions.items() - AttentionInterface._global_mapping.items()]
-    require(not overwritten, f"the built-in attention {overwritten} was overwritten: choose another name")
     flows = getattr(got, "requires_grad", False)
     require(flows, "the result has no gradient, which training needs: no torch.no_grad()")
     require(torch.equal(model(**batch).logits, clean), "the clean prediction is another one afterwards")
@@ -243,10 +231,11 @@ def observe_attack(student, plain, lengths, training):
             student(model, {"input_ids": torch.ones(2, 20, dtype=torch.long)}, masks)
         except Exception as error:  # kept: the student's variables are still alive, as they are in a notebook
             _ = error
-    return {"the attacked prediction": got}
+    return got
 
 
 @ladder.step(
+    what="the attacked prediction",
     cases=[("sdpa", (6, 3), False), ("eager", (5, 5), True)],
     observe=observe_attack,
     tolerance=1e-4,
@@ -259,5 +248,5 @@ def observe_attack(student, plain, lengths, training):
 def attacked_logits(model, batch, masks, *, seen=lambda keep: keep, names=None):
     extras = [{"keep": seen(keep)} for keep in masks]
     use, hand = use_attention.reference, hand_down.reference
-    with use(model, NAME, attention.reference), hand(find_attention.reference(model), extras):
+    with use(model, next(NAMES), attention.reference), hand(find_attention.reference(model), extras):
         return model(**{name: batch[name] for name in names or batch}).logits

@@ -14,18 +14,11 @@ from asa_mini.config import AsaConfig
 from asa_mini.model import wrap
 from asa_mini.objective import symmetric_divergence
 
-ladder = Ladder("ex04_training")
+ladder = Ladder()
 
 
 def normal(*shape):
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
-
-
-def entries(got, *keys):
-    """The values of a student's dictionary, by name, in the order of `keys`."""
-    require(isinstance(got, dict), f"the result must be a dictionary, not a {type(got).__name__}")
-    require(set(got) == set(keys), f"the dictionary needs the keys {keys}, but has {tuple(got)}")
-    return {f"`{key}`": got[key] for key in keys}
 
 
 def random_masks(layers, lengths, temperature):
@@ -67,24 +60,22 @@ def divergence(logits, adversarial_logits, *, share=0.5, count=len, log=lambda x
     return (share * p_q + (1 - share) * q_p) / count(logits)
 
 
-def observe_objective(student, size, classes, alpha):
-    p, q, paid = normal(size, classes), normal(size, classes), normal()
-    got = call(student, p, q, torch.randint(classes, (size,)), paid, alpha)
-    seen = entries(got, "task", "divergence", "pay", "loss")
-    leaves = {"the_clean_logits": p, "the_adversarial_logits": q, "the_pay": paid}
-    return seen | gradients("`loss`", seen["`loss`"], **leaves)
+def terms(size, classes, alpha):
+    logits = normal(size, classes), normal(size, classes)
+    return *logits, torch.randint(classes, (size,)), normal(), alpha
 
 
 @ladder.step(
-    cases=[(5, 3, 0.4), (1, 2, 1.0), (3, 2, 0.0)],
-    observe=observe_objective,
+    what=("task", "divergence", "pay", "loss"),
+    cases=[partial(terms, *c) for c in ((5, 3, 0.4), (1, 2, 1.0), (3, 2, 0.0))],
     mistakes={
         "the task loss is that of the clean logits, not of the adversarial ones": dict(attacked=True),
         "the pay is subtracted: add it, the gradient reversal turns its sign": dict(sign=-1),
         "the divergence must reach the clean logits, too: detach nothing": dict(seen=torch.detach),
     },
 )
-def objective(p, q, labels, paid, alpha, *, attacked=False, sign=1, seen=torch.clone):
+def objective(logits, adversarial_logits, labels, paid, alpha, *, attacked=False, sign=1, seen=torch.clone):
+    p, q = logits, adversarial_logits
     task, far = F.cross_entropy(q if attacked else p, labels), symmetric_divergence(seen(p), q)
     loss = task + alpha * far + sign * paid
     return {"loss": loss, "task": task, "divergence": far, "pay": paid}
@@ -170,7 +161,7 @@ def rdrop_loss(model, inputs, labels, alpha, *, first=1, target=torch.clone, mod
     return task + alpha * symmetric_divergence(p, target(q))
 
 
-RUNS = {  # (method, split) -> accuracy by seed; seeds 7 and 9 have one method only, seed 1 is a tie
+SCORES = {  # (method, split) -> accuracy by seed; seeds 7 and 9 have one method only, seed 1 is a tie
     ("new", "flipped"): {7: 90.0, 3: 60.0, 0: 71.0, 1: 55.0, 2: 50.0},
     ("old", "flipped"): {0: 64.0, 1: 55.0, 2: 53.0, 3: 52.0, 9: 20.0},
     ("other", "flipped"): {0: 99.0, 1: 98.0, 5: 1.0},
@@ -178,16 +169,16 @@ RUNS = {  # (method, split) -> accuracy by seed; seeds 7 and 9 have one method o
     ("old", "iid"): {5: 90.0, 1: 92.0},
 }
 
-
-def observe_gain(student, *case):
-    rows = [(*which, *run) for which, table in RUNS.items() for run in table.items()]
-    runs = [dict(zip(("method", "split", "seed", "accuracy"), row, strict=True)) for row in rows]
-    return entries(call(student, runs, *case), "seeds", "mean", "ahead", "std")
+RUNS = [
+    {"method": method, "split": split, "seed": seed, "accuracy": accuracy}
+    for (method, split), by_seed in SCORES.items()
+    for seed, accuracy in by_seed.items()
+]
 
 
 @ladder.step(
-    cases=[("flipped", "new", "old"), ("flipped", "old", "new"), ("iid", "new", "old")],
-    observe=observe_gain,
+    what=("seeds", "mean", "ahead", "std"),
+    cases=[(RUNS, *c) for c in (("flipped", "new", "old"), ("flipped", "old", "new"), ("iid", "new", "old"))],
     mistakes={
         "rows of other splits are in it: take those of `split` alone": dict(all_splits=True),
         "a tie is not ahead: count the gains above 0": dict(ahead=operator.ge),
@@ -227,10 +218,8 @@ def observe_players(student, lr, adversary_lr, limit, frozen):
     before = {name: weights(module) for name, module in players.items()}
     trainer = call(student, model, lr, adversary_lr, limit)
     require(callable(getattr(trainer, "step", None)), "TwoPlayers must be a class with a method `step`")
-    rows = [[*entries(call(trainer.step, batch), *TERMS).values()] for _ in range(2)]
-    require(all(type(x) is float for row in rows for x in row), "the terms must be floats: use .item()")
+    rows = [[*parts(call(trainer.step, batch), *TERMS).values()] for _ in range(2)]
     seen = {f"what two steps change in the {name}": weights(m) - before[name] for name, m in players.items()}
-    require(any(x.any() for x in seen.values()), "no weight has moved: is the optimizer's step() called?")
     return seen | {f"the table of both steps ({', '.join(TERMS)})": rows}
 
 
@@ -270,10 +259,11 @@ def observe_attack(student, temperature, steps, lr, seed):
     require(torch.equal(weights(model), before), moved)
     hooks = any(module._forward_pre_hooks for module in model.modules())
     require(not hooks, "the model is still wrapped: call unwrap() at the end")
-    return parts(got, "the kept share", "the divergence")
+    return got
 
 
 @ladder.step(
+    what=("the kept share", "the divergence"),
     cases=[(0.8, 6, 0.03, 4), (0.0, 0, 0.02, 5)],
     observe=observe_attack,
     tolerance=1e-6,

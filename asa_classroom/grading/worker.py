@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,9 @@ from asa_classroom import checks
 SHOWN = 4000  # characters of a message
 OPEN = io.open  # the notebook may give `open` itself a new meaning
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree"}
-FORBIDDEN = {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
-FORBIDDEN |= {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"}
-FORBIDDEN |= {"os.kill", "os.killpg"}
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree")
+FORBIDDEN = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+FORBIDDEN += ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.kill")
 RULE = "grading allows no network, no other process and no change outside the own folder"
 
 
@@ -46,8 +44,8 @@ def guard(home: str) -> Callable[[str, tuple], None]:
     def hook(event: str, arguments: tuple) -> None:
         written = event == "open" and (arguments[2] or 0) & WRITING
         changed = arguments[:1] if written else arguments[:2] if event in CHANGES else ()
-        paths = [path for path in changed if isinstance(path, (str, bytes, os.PathLike))]
-        if event in FORBIDDEN or any(not (realpath(fsdecode(p)) + sep).startswith(own) for p in paths):
+        paths = [fsdecode(path) for path in changed if isinstance(path, (str, bytes, os.PathLike))]
+        if event.startswith(FORBIDDEN) or any(not (realpath(p) + sep).startswith(own) for p in paths):
             raise PermissionError(f"{RULE}: {event}")
 
     return hook
@@ -64,20 +62,17 @@ def attempt(function: Callable[[Any], Any], argument: Any, seconds: float) -> Ba
         raise TimeoutError(f"no result after {seconds:g} s")
 
     timer = getattr(signal, "setitimer", None)
-    try:  # a new target each time, because a student can close it
-        with (
-            OPEN(os.devnull, "w", encoding="utf-8", errors="replace") as sink,
-            redirect_stdout(sink),
-            redirect_stderr(sink),
-        ):
-            try:
-                if timer:
-                    signal.signal(signal.SIGALRM, stop)
-                    timer(signal.ITIMER_REAL, seconds)
-                function(argument)
-            finally:
-                if timer:
-                    timer(signal.ITIMER_REAL, 0)
+    try:
+        # New ones each time, because a student can close them.
+        sys.stdout = sys.stderr = OPEN(os.devnull, "w", encoding="utf-8", errors="replace")
+        try:
+            if timer:
+                signal.signal(signal.SIGALRM, stop)
+                timer(signal.ITIMER_REAL, seconds)
+            function(argument)
+        finally:
+            if timer:
+                timer(signal.ITIMER_REAL, 0)
     except BaseException as error:
         return error
     return None
