@@ -44,10 +44,10 @@ def student_version(solution: Any, name: str, show_solutions: bool = True) -> An
     student.cells, folded = [], None
     for cell in copy.deepcopy(solution.cells):
         full = SOLUTION.sub(r"\2", cell.source)
-        found = full != cell.source
+        found, roles = full != cell.source, cell.metadata.get("nbgrader", {})
         stub = STUBS.get(cell.cell_type, "")
         cell.source = SOLUTION.sub(lambda region, stub=stub: indent(stub, region[1]), cell.source).rstrip()
-        if MARK.search(full) or found != nbgrader(cell, "solution"):
+        if MARK.search(full) or found != roles.get("solution", False):
             raise NotebookError(
                 f"{name}, cell {cell.id}: every solution cell (nbgrader metadata), and no other, must hold "
                 "### BEGIN SOLUTION and ### END SOLUTION, each on a line of its own"
@@ -59,15 +59,10 @@ def student_version(solution: Any, name: str, show_solutions: bool = True) -> An
                 text = f"<summary>Solution</summary>\n\n```python\n{full.rstrip()}\n```\n"
                 text = f"<details>\n{text}\n</details>"
                 folded = nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-solution")
-            elif folded and nbgrader(cell, "grade"):
+            elif folded and roles.get("grade"):
                 student.cells += [folded] if show_solutions else []
                 folded = None
     return student
-
-
-def nbgrader(cell: Any, role: str) -> bool:
-    """Whether nbgrader's metadata gives a cell the role `solution` or `grade`."""
-    return bool(cell.metadata.get("nbgrader", {}).get(role, False))
 
 
 def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Path, str]:
@@ -100,8 +95,7 @@ def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Pa
     guide, texts = folder / "INSTRUCTORS.md", {}
     if published:
         notebooks |= {path: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))} | solutions
-        if guide.exists():
-            texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
+        texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
     for path, notebook in notebooks.items():
         inside = path.resolve().relative_to(folder.resolve()).as_posix() if published else None
         texts[path] = nbformat.writes(publish(notebook, inside and f"notebooks/{inside}")) + "\n"
@@ -143,16 +137,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write what `generate` returns, where it differs from what is there.
-
-    Raises:
-        AsaError: see `generate`; nothing is written then.
-    """
+    """Write what `generate` returns, where it differs from what is there; nothing if that raises."""
     texts = generate(args.source, args.output, not args.no_solutions)
     args.output.mkdir(parents=True, exist_ok=True)
-    changed = [
-        path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in changed:
         write_text(path, texts[path])
         print(path)

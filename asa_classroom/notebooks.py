@@ -62,8 +62,8 @@ def run_notebook(
     notebook_page(source, path)  # what its page cannot show is told now, not after minutes
     start = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
-    suffixes = ".html", ".json", ".failed.ipynb", ".partial.ipynb"
-    html, numbers, failed, partial = map(output.with_suffix, suffixes)
+    html, numbers = map(output.with_suffix, (".html", ".json"))
+    failed, partial = map(output.with_suffix, (".failed.ipynb", ".partial.ipynb"))
     try:
         executed = _execute(source, path, partial, parameters, timeout)
         page, text = notebook_page(executed, path), nbformat.writes(executed) + "\n"
@@ -199,11 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the notebooks.
-
-    Raises:
-        AsaError: an argument is wrong, a file is missing, a notebook failed.
-    """
+    """Run the notebooks; raise an AsaError if an argument is wrong, a file is missing or a notebook fails."""
     if args.timeout < 1:
         raise InputError(f"--timeout must be at least 1 s, not {args.timeout}")
     parameters = {name: _literal(value) for name, value in args.parameters}

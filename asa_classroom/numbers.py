@@ -26,12 +26,11 @@ def publish_numbers(tolerance: float, **numbers: float) -> None:
 
 def read_numbers(notebook: Any) -> dict[str, dict[str, float]]:
     """Return {name: {"value": ..., "tolerance": ...}} from the outputs of an nbformat node."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    published = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     return {
-        name: {"value": value, "tolerance": group["tolerance"]}
-        for group in published
-        for name, value in group["numbers"].items()
+        name: {"value": value, "tolerance": data[MIME]["tolerance"]}
+        for data in outputs
+        for name, value in data.get(MIME, {}).get("numbers", {}).items()
     }
 
 

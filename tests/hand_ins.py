@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 STEPS = ["slopes", "simultaneous_step", "Reversal", "reverse_by_detach", "players_loss"]
 STEPS += ["largest_rate", "play"]
 FOR_EVER = (
-    "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass"
+    "import time\nwhile True:\n    try:\n        while True: time.sleep(0.02)\n    except BaseException: pass"
 )
 FORGERY = """import contextlib, os
 for descriptor in range(3, 30):

@@ -8,7 +8,7 @@ from torch import nn
 
 from asa_classroom.checks.compare import equal, require, same
 from asa_classroom.checks.encoders import tokens
-from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients
+from asa_classroom.checks.harness import Ladder, call, function_class, gradients
 from asa_mini import asa_attention
 from asa_mini.adversary import MASKED_SCORE, HardStep
 from asa_mini.gradient_reversal import reverse_gradient
@@ -23,7 +23,7 @@ def leaves(*shapes, dtype=DOUBLE):
 
 
 def qkv(*shape):
-    return leaves(*[shape] * 3)
+    return leaves(shape, shape, shape)
 
 
 def padding(*lengths):
@@ -51,16 +51,11 @@ def general_attention(q, k, v, mu, *, power=0.5, axis=-1, late=False):
     return (scores.softmax(axis) + mu if late else (scores + mu).softmax(axis)) @ v
 
 
-def low_mu(allowed):
-    """mu that is -10000 on real keys, 0 on padding."""
-    return (MASKED_SCORE * allowed.to(DOUBLE).repeat(1, 1, allowed.shape[-1], 1)).requires_grad_()
-
-
 @ladder.step(
     what="the output",
     cases=[
         lambda: (*qkv(2, 2, 4, 3), *leaves((2, 1, 4, 4)), padding(4, 2)),
-        lambda: (*qkv(2, 2, 4, 3), low_mu(padding(4, 2)), padding(4, 2)),
+        lambda: (*qkv(2, 2, 4, 3), MASKED_SCORE * padding(4, 2).to(DOUBLE), padding(4, 2)),
         lambda: (*qkv(2, 2, 4, 3), *leaves((2, 1, 4, 4)), holes(2, 4)),
         lambda: (*qkv(2, 2, 1, 3), *leaves((2, 1, 1, 1)), padding(1, 0)),
     ],
@@ -98,34 +93,33 @@ STEPS = [
 ]
 
 
-def slope(s):
-    return s.sigmoid() * (1 - s.sigmoid())
-
-
-def straight_through(above=torch.gt, back=lambda g, s: g * slope(s)):
+def straight_through(above=torch.gt, back=lambda g, s: g * s.sigmoid() * (1 - s.sigmoid())):
     return function_class("StraightThrough", lambda s: above(s, 0).to(s.dtype), back)
 
 
 def observe_step(function, s):
-    seen = gradients("the step", call(function, s), s=s)
-    y, right = seen["the step"], torch.gt(s, 0).to(s.dtype)
-    exact = torch.equal(y, right) or not equal(y, right, 1e-4)
+    y, right = call(function, s), torch.gt(s, 0).to(s.dtype)
+    exact = equal(y, right, 0) or not equal(y, right, 1e-4)
     require(exact, "the step has rounding errors: bracket what shall cancel exactly")
-    return seen
+    return y
 
 
 StraightThrough = ladder.step(
+    what="the step",
     cases=STEPS,
-    observe=lambda student, s: observe_step(apply_of(student), s),
+    observe=observe_step,
     mistakes={
         "a score of exactly 0 must give 0: s > 0, not s >= 0": straight_through(torch.ge),
         "the gradient passes unchanged: multiply by the slope": straight_through(back=lambda g, s: g),
-        "the arriving gradient is not used: multiply by it": straight_through(back=lambda g, s: slope(s)),
+        "the arriving gradient is not used: multiply by it": straight_through(
+            back=lambda g, s: s.sigmoid() * (1 - s.sigmoid())
+        ),
     },
 )(straight_through())
 
 
 @ladder.step(
+    what="the step",
     cases=STEPS,
     observe=observe_step,
     mistakes={
@@ -181,16 +175,13 @@ def kept_units(mask, allowed, *, seen=torch.clone, dtype=SINGLE):
     return (mask[:, None] * seen(allowed)).sum((1, 2, 3), dtype=dtype).to(SINGLE)
 
 
-PARAMETERS = ("query.weight", "query.bias", "key.weight", "key.bias")
-
-
 def observe_adversary(student, hidden_size, x, *scale):
     module = call(student, hidden_size)
     require(isinstance(module, nn.Module), "it must inherit from nn.Module")
-    have = {name: list(p.shape) for name, p in module.named_parameters()}
-    want = {name: [hidden_size] * (2 if "weight" in name else 1) for name in PARAMETERS}
+    right = MaskAdversary.reference(hidden_size)
+    have, want = ({name: list(p.shape) for name, p in m.named_parameters()} for m in (module, right))
     same(have, want, "", hint="it needs two nn.Linear(E, E) with bias, called query and key")
-    parameters = {name: module.to(x.dtype).get_parameter(name) for name in PARAMETERS}
+    parameters = {name: module.to(x.dtype).get_parameter(name) for name in want}
     weights = torch.stack([parameters["query.weight"], parameters["key.weight"]])
     drawn = hidden_size < 64 or torch.allclose(weights.std((1, 2)), torch.tensor(0.02), atol=0.002)
     seen = {"whether the weights of a new adversary have std 0.02": drawn}

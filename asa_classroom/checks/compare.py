@@ -12,9 +12,7 @@ DOUBLE = 1e-7  # tolerance in float64: a forgotten detach changes some gradients
 
 
 class CheckFailed(AssertionError):
-    """A student's answer is not right yet; the text is written for the student.
-
-    In a notebook only that text is shown: IPython asks `_render_traceback_` for the lines to print.
+    """A student's answer is not right yet; the text is for the student, and all that a notebook shows.
 
     Attributes:
         cause: "Type: text" of the exception that stopped the student's code, or "".
@@ -24,7 +22,7 @@ class CheckFailed(AssertionError):
         super().__init__(message)
         self.cause = cause
 
-    def _render_traceback_(self) -> list[str]:
+    def _render_traceback_(self) -> list[str]:  # IPython asks for the lines to print
         return str(self).splitlines()
 
 

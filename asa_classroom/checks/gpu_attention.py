@@ -4,14 +4,14 @@ The check of a kernel takes its launcher, which must be as it was given: `launch
 mistakes write to `out`, too, but compute in PyTorch, in double precision.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from asa_classroom.checks.harness import Ladder, call
-from asa_classroom.checks.launch import launch, launcher, require_triton
-
-__all__ = ["ladder", "require_triton"]
+from asa_classroom.checks.launch import launch, launcher, require_triton  # noqa: F401, for the notebook
 
 ladder = Ladder()
 INF = float("inf")
@@ -39,10 +39,8 @@ def vector_add(x, y, block):
 
 @ladder.step(
     what="the softmax",
-    cases=[(3, 40, 1), (2, 32, 1000), (1, 1, 1)],
-    observe=lambda student, rows, columns, spread: launch(
-        student, [spread * torch.randn(rows, columns)], (rows, columns)
-    ),
+    cases=[lambda: (torch.randn(3, 40),), lambda: (1000 * torch.randn(2, 32),), lambda: (torch.randn(1, 1),)],
+    observe=lambda student, x: launch(student, [x], x.shape),
     mistakes={
         "places beyond the row count as e^0: load them as -inf": dict(filled=0.0),
         "every row is the softmax of row 0: where does this program's row begin?": dict(row=slice(1)),
@@ -70,20 +68,17 @@ def _walk(x, block, v=None, *, rescaled=True, own=False, ruler=lambda top: torch
     return top, total, result
 
 
-def _beginning(rows, columns, padding):
+def _beginning(rows, columns, block, padding):
     """Random numbers that begin with -inf; the first row is far from 0 where it holds anything else."""
     x = 3 * torch.randn(rows, columns, dtype=torch.float64)
     x[:, :padding] = -INF
     x[0] += 1000 * (padding > 0)
-    return x
+    return x, block
 
 
 @ladder.step(
     what=("the running maximum", "the running sum"),
-    cases=[(3, 40, 8, 0), (1, 1, 8, 0), (2, 40, 16, 33), (3, 20, 8, 20)],
-    observe=lambda student, rows, columns, block, padding: call(
-        student, _beginning(rows, columns, padding), block
-    ),
+    cases=[partial(_beginning, *c) for c in ((3, 40, 8, 0), (1, 1, 8, 0), (2, 40, 16, 33), (3, 20, 8, 20))],
     mistakes={
         "the sum is not rescaled when the maximum moves: multiply it by exp(old - new)": dict(rescaled=False),
         "the maximum is that of the last block: keep the larger of old and new": dict(own=True),
@@ -97,10 +92,8 @@ def online_softmax(x, block, **wrong):
 
 @ladder.step(
     what="the softmax",
-    cases=[(3, 40, 16, 0), (1, 1, 16, 0), (2, 32, 16, 0), (2, 40, 8, 17)],
-    observe=lambda student, rows, columns, block, padding: launch(
-        student, [_beginning(rows, columns, padding).float()], (rows, columns), block=block
-    ),
+    cases=[partial(_beginning, *c) for c in ((3, 40, 16, 0), (1, 1, 16, 0), (2, 32, 16, 0), (2, 40, 8, 17))],
+    observe=lambda student, x, block: launch(student, [x.float()], x.shape, block=block),
     mistakes={
         "every block is a softmax of its own: finish the first walk before you write": dict(apart=True),
         "the sum is not rescaled when the maximum moves": dict(rescaled=False),
@@ -170,8 +163,7 @@ def mask_words(adversary_q, adversary_k, key_mask, *, kept=lambda s: s > 0, padd
     return pack_mask.reference(kept(adversary_q @ adversary_k.mT) & (key_mask | padding))
 
 
-# Length, D, padding at the start, padding at the end.
-LENGTHS = [(40, 12, 0, 6), (1, 1, 0, 0), (40, 8, 33, 0), (5, 8, 5, 0)]
+LENGTHS = [(40, 12, 0, 6), (1, 1, 0, 0), (40, 8, 33, 0), (5, 8, 5, 0)]  # L, D, padding: at the start, end
 
 
 def _inputs(length, dim, first, last):
@@ -190,10 +182,8 @@ def _attend(scores, seen, v, **wrong):
 
 @ladder.step(
     what="the output",
-    cases=LENGTHS,
-    observe=lambda student, length, dim, first, last: launch(
-        student, _inputs(length, dim, first, last), (length, dim)
-    ),
+    cases=[partial(_inputs, *c) for c in LENGTHS],
+    observe=lambda student, q, k, v, key_mask: launch(student, [q, k, v, key_mask], q.shape),
     tolerance=2e-5,
     mistakes={
         "padding is attended to: its scores must be -inf": dict(padding=True),

@@ -1,14 +1,17 @@
 """Checks of `ex02_gradient_reversal`: two players, one backward pass."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from asa_classroom.checks.harness import Ladder, apply_of, call, function_class, gradients, require
+from asa_classroom.checks.harness import Ladder, function_class
 from asa_mini.gradient_reversal import reverse_gradient
 
 ladder = Ladder()
 DOUBLE = torch.float64
 SHAPES = [((3,), 0.3), ((2, 3), 1.0), ((), 0.0), ((2, 0, 4), 0.3)]  # and the scale
+CASES = [lambda s=s: (torch.randn(s[0], dtype=DOUBLE, requires_grad=True), s[1]) for s in SHAPES]
 
 
 @ladder.step(
@@ -45,14 +48,9 @@ def reversal(factor=lambda scale: -scale, outputs=2):
     return function_class("Reversal", lambda x, scale: x.view_as(x), backward)
 
 
-def observe_reversal(function, shape, scale):
-    x = torch.randn(shape, dtype=DOUBLE, requires_grad=True)
-    return gradients("the value", call(function, x, scale), x=x)
-
-
 Reversal = ladder.step(
-    cases=SHAPES,
-    observe=lambda student, shape, scale: observe_reversal(apply_of(student), shape, scale),
+    what="the value",
+    cases=CASES,
     mistakes={
         "the gradient has the wrong sign: did you negate it in backward?": reversal(lambda scale: scale),
         "the gradient is negated but not scaled: keep `scale` in ctx": reversal(lambda scale: -1),
@@ -62,8 +60,8 @@ Reversal = ladder.step(
 
 
 @ladder.step(
-    cases=SHAPES,
-    observe=observe_reversal,
+    what="the value",
+    cases=CASES,
     mistakes={
         "the value is that of -scale * x: add what is missing to x again, detached": lambda x, s: -s * x,
         "right for scale 1 only: what must the detached part be?": lambda x, s: 2 * x.detach() - s * x,
@@ -74,17 +72,14 @@ def reverse_by_detach(x, scale):
     return (1 + scale) * x.detach() - scale * x
 
 
-def observe_players(student, theta, eta, scale):
-    theta, eta = (torch.tensor(x, dtype=DOUBLE, requires_grad=True) for x in (theta, eta))
-    loss = call(student, lambda theta, eta: theta * eta + 0.3 * theta**2 - 0.1 * eta**2, theta, eta, scale)
-    unused = theta.grad is None and eta.grad is None
-    require(unused, "players_loss has already run backward(): return the loss, the caller runs it")
-    return gradients("the loss", loss, theta=theta, eta=eta)
+def players(theta, eta, scale):
+    places = [torch.tensor(x, dtype=DOUBLE, requires_grad=True) for x in (theta, eta)]
+    return lambda theta, eta: theta * eta + 0.3 * theta**2 - 0.1 * eta**2, *places, scale
 
 
 @ladder.step(
-    cases=[(1.5, 0.8, 0.25), (-2.0, 0.5, 1.0), (0.0, 1.0, 1.0)],
-    observe=observe_players,
+    what="the loss",
+    cases=[partial(players, *c) for c in ((1.5, 0.8, 0.25), (-2.0, 0.5, 1.0), (0.0, 1.0, 1.0))],
     mistakes={
         "nobody is reversed: eta goes through reverse_gradient before f sees it": lambda f, t, e, s: f(t, e),
         "the wrong player is reversed: the adversary is eta": lambda f, t, e, s: f(reverse_gradient(t, s), e),

@@ -31,15 +31,18 @@ def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Return `function(*args, **kwargs)`, the student's code, and turn what can go wrong into a CheckFailed.
 
     That is: a stub that is still there (Unfinished), any other exception (told with the line of the student's
-    cell), a result of None, and a tensor or array among the arguments that was changed in place.
+    cell), a result of None, and a tensor or array among the arguments that was changed in place. What is
+    called of a torch.autograd.Function is its `apply`.
     """
+    name = getattr(function, "__name__", type(function).__name__)
+    is_function = isinstance(function, type) and issubclass(function, torch.autograd.Function)
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, (Tensor, np.ndarray))]
     before = [(x, numbers(x).clone(), _requires_grad(x)) for x in given if numbers(x) is not None]
-    result = attempt(function, *args, **kwargs)
-    require(result is not None, f"{_name(function)} returned None: is the `return` missing?")
+    result = attempt(function.apply if is_function else function, *args, **kwargs)
+    require(result is not None, f"{name} returned None: is the `return` missing?")
     for x, then, required in before:
         kept = equal(x, then, 0) and _requires_grad(x) == required  # NaN equals NaN
-        require(kept, f"{_name(function)} changed its argument in place: work on a new tensor")
+        require(kept, f"{name} changed its argument in place: work on a new tensor")
     return result
 
 
@@ -62,8 +65,7 @@ def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
     """Return what is to be seen: the result, and the gradient that it sends to each leaf, or None.
 
     Args:
-        what: the result's name in a student's terms.
-        result: the student's, a tensor; weighted at random before it is differentiated.
+        result: the student's tensor, called `what`; weighted at random before it is differentiated.
         leaves: tensors that require gradients, by name; `_` in a name is shown as a blank.
     """
     found = [None] * len(leaves)
@@ -71,8 +73,7 @@ def gradients(what: str, result: Any, **leaves: Tensor) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)  # not the global one, which the student may have used
         weight = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype)
         options = {"retain_graph": True, "allow_unused": True}
-        found = attempt(torch.autograd.grad, result, [*leaves.values()], given := weight.clone(), **options)
-        require(torch.equal(given, weight), "backward changed the arriving gradient in place")
+        found = attempt(torch.autograd.grad, result, [*leaves.values()], weight, **options)
     names = [f"the gradient of {name.replace('_', ' ')} from {what}" for name in leaves]
     return {what: result} | dict(zip(names, found, strict=True))
 
@@ -98,24 +99,15 @@ def function_class(name: str, forward: Callable, backward: Callable) -> type:
     return type(name, (torch.autograd.Function,), {k: staticmethod(method) for k, method in methods.items()})
 
 
-def apply_of(student: Any) -> Callable:
-    """Return `student.apply`; CheckFailed unless it is a torch.autograd.Function."""
-    fits = isinstance(student, type) and issubclass(student, torch.autograd.Function)
-    require(fits, f"{_name(student)} must be a class that inherits from torch.autograd.Function")
-    return student.apply
-
-
 @dataclass
 class Step:
     """One step of an exercise; called with what the student wrote, it prints one line or raises CheckFailed.
 
     Attributes:
-        number: from 1 on.
         reference: does it right; its name is that of the step, and of what the student writes.
         cases: tuples of arguments, or functions that make one; random numbers in it are seeded.
-        mistakes: {hint: wrong implementation}, or the keywords that make the reference one. A hint is shown
-            first where a mistake does what the student's code does: it gives the same wrong value, or stops
-            with the same exception.
+        mistakes: {hint: wrong implementation}, or the keywords that make the reference one. The hint is shown
+            to a student whose code gives the same wrong value, or stops with the same exception.
         observe: `observe(function, *case)` runs the reference, the student's code and the mistakes alike.
         what: the name, in a student's terms, of what `observe` returns, or a tuple of the names of its
             parts. It is compared, and so are the gradients that it sends to those tensors of the case that
@@ -226,10 +218,6 @@ def _words(name: str, value: Any) -> str:
 
 def _requires_grad(x: Any) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
-
-
-def _name(function: Callable) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _cause(error: BaseException) -> BaseException:

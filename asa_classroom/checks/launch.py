@@ -61,8 +61,12 @@ def launch(student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.fl
     def run(undefined: int) -> Tensor:
         given = [_placed(x, AROUND[x.dtype]) for x in inputs]
         out = _placed(torch.full(shape, UNWRITTEN, dtype=dtype), UNWRITTEN)
-        with _watched(*given, out, undefined=undefined), np.errstate(all="ignore"):
-            _run(student, *given, out, **options)
+        try:
+            with _watched(*given, out, undefined=undefined):
+                attempt(student, *given, out, **options)
+        except CheckFailed as error:
+            advice = [ours for theirs, ours in INSTEAD.items() if re.search(theirs, str(error))]
+            raise type(error)("\n  ".join([*advice, str(error)]), error.cause) from None
         unchanged = all(torch.equal(x.cpu(), copy) for x, copy in zip(given, inputs, strict=True))
         require(unchanged, "the kernel writes into its inputs: store to the output alone")
         for at in (0, ROOM + out.numel()):
@@ -77,17 +81,6 @@ def launch(student: Callable, inputs: list[Tensor], shape: tuple, dtype=torch.fl
             alike = torch.allclose(out.double(), run(UNDEFINED).double(), atol=1e-5, equal_nan=True)
         require(alike, "the result uses places that a tl.load's mask leaves out: give it an `other`")
     return out
-
-
-def _run(student: Callable, *args, **options) -> None:
-    """`attempt`, with a message of the interpreter put into words."""
-    try:
-        attempt(student, *args, **options)
-    except CheckFailed as error:
-        for theirs, ours in INSTEAD.items():
-            if re.search(theirs, str(error)):
-                raise CheckFailed(f"{ours}\n  {error}") from None
-        raise
 
 
 def _placed(x: Tensor, around: float) -> Tensor:

@@ -4,6 +4,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from unittest.mock import Mock
 
 import torch
 from torch import nn
@@ -40,10 +41,10 @@ def observe_search(student, family, layers):
     model = classifier(family, layers)
     model.pooler = type("SelfAttentionPooler", (nn.Identity,), {})()
     got = call(student, model)
-    fits = isinstance(got, list) and all(isinstance(module, nn.Module) for module in got)
-    require(fits, "return a list of the modules themselves, not of names or classes")
     names = {module: name for name, module in model.named_modules()}
-    return [names.get(module, "?") for module in got]
+    fits = isinstance(got, list) and names.keys() >= set(got)
+    require(fits, "return a list of the modules themselves, not of names or classes")
+    return [names[module] for module in got]
 
 
 @ladder.step(
@@ -149,14 +150,10 @@ def attention(module, q, k, v, allowed, *, scaling, keep=None, own=False, hidden
 
 
 def observe_use(student, plain, lengths):
-    model, batch, masks = classifier(attention=plain), random_batch(*lengths), []
-
-    def function(module, query, key, value, attention_mask, **kwargs):
-        masks.append(attention_mask)
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-    modules = list(model.modules())
+    model, batch = classifier(attention=plain), random_batch(*lengths)
+    modules, function = list(model.modules()), Mock(side_effect=sdpa_attention_forward)
     got = in_block(student, (model, next(NAMES), function), lambda _: model(**batch).logits, modules)
+    masks = [call.args[4] for call in function.call_args_list]
     require(masks, "the function was never called: register it under `name`, and choose that")
     boolean = all(mask is None or mask.dtype == torch.bool for mask in masks)
     require(boolean, "attention_mask is not boolean: register sdpa_mask as the mask function")

@@ -31,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Grade, print one line for each student, write both files.
-
-    Raises:
-        AsaError: an argument is wrong, or there is no notebook.
-    """
+    """Grade, print a line for each student, write both files; InputError or DataFileError, see `collect`."""
     limits = {name: getattr(args, name) for name in ("timeout", "memory", "jobs")}
     for name, least in {"timeout": 1, "memory": LEAST_MEMORY, "jobs": 1}.items():
         if not limits[name] >= least:  # NaN, too
@@ -55,8 +51,6 @@ def main(args: argparse.Namespace) -> None:
     sandbox.run_notebooks(works, hidden, **limits)
     exercises = sorted({work.exercise for work in works if work.exercise})
     report.write(works, {name: list(ladder(name).steps) for name in exercises}, args.output)
-    others = sorted(
-        path.name for path in args.folder.glob("[!.]*") if path.is_file() and path.suffix != ".ipynb"
-    )
-    if others:
+    files = filter(Path.is_file, sorted(args.folder.glob("[!.]*")))
+    if others := [path.name for path in files if path.suffix != ".ipynb"]:
         print(f"not notebooks, so not looked at: {plain(', '.join(others))}")

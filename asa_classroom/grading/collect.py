@@ -25,7 +25,7 @@ class Work:
     """One notebook of a student, or the lack of one, and what came of it.
 
     Attributes:
-        exercise: a key of `asa_classroom.checks.LADDERS`; None where it is not known.
+        exercise: one of `asa_classroom.checks.LADDERS`; None where it is not known.
         cells: (number, source, step) of the code cells, without calls of the checks, which are ours to run;
             numbers count all cells from 1. A check's cell names its step, and runs once that has passed.
         answers: (step, question, answer) of the why-questions.
@@ -56,31 +56,31 @@ def collect(folder: Path) -> list[Work]:
     """
     if not folder.is_dir():
         raise DataFileError(f"no folder {folder}: give the one that holds the students' notebooks")
-    found: dict[str, dict[str, list[Work]]] = {}  # student -> exercise or file -> from old to new
-    links: dict[str, list[str]] = {}
+    found: dict[str, tuple[dict[str, list[Work]], list[str]]] = {}  # student -> by exercise or file; links
     for path in sorted(folder.rglob("*")):  # goes into no link
         top, *nested = parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue  # .ipynb_checkpoints; what macOS adds to a zip file
         if not (nested or path.is_dir() or path.suffix == ".ipynb"):
             continue  # the teacher's own
-        student = plain(top) if (folder / top).is_dir() else owner(path)
-        mine = found.setdefault(student, {})
+        owner = path.stem.replace(exercise_in(path) or "", "").strip(" _-") or path.stem
+        student = plain(top if (folder / top).is_dir() else owner)
+        mine, links = found.setdefault(student, ({}, []))
         if path.is_symlink():
-            links.setdefault(student, []).append(plain("/".join(parts)))
+            links.append(plain("/".join(parts)))
         elif path.suffix == ".ipynb" and path.is_file():
             work = read(path, student)
             mine.setdefault(work.exercise or work.file, []).append(work)
     works = []
-    for student, mine in found.items():
+    for student, (mine, links) in found.items():
         for several in mine.values():
             *older, newest = sorted(several, key=lambda work: work.modified)
             names = ", ".join(work.file for work in older)
             newest.notes += [f"{newest.file} is the newest; not run: {names}"] if older else []
             works.append(newest)
         works += [] if mine else [Work(student, notes=["no notebook"])]
-        works[-1].notes += [f"a link, not followed: {', '.join(links[student])}"] if student in links else []
-    if not any(work.file for work in works) and not links:
+        works[-1].notes += [f"a link, not followed: {', '.join(links)}"] if links else []
+    if not any(mine or links for mine, links in found.values()):
         raise DataFileError(f"no notebook (*.ipynb) in {folder}")
     return sorted(works, key=lambda work: (work.student.lower(), work.student, work.exercise or ""))
 
@@ -91,17 +91,12 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in whole)
 
 
-def owner(path: Path) -> str:
-    """The student that a notebook's file name names, perhaps beside the exercise."""
-    return plain(path.stem.replace(exercise_in(path) or "", "").strip(" _-") or path.stem)
-
-
 def exercise_in(path: Path) -> str | None:
     return next((name for name in LADDERS if name in path.stem), None)
 
 
 def read(path: Path, student: str) -> Work:
-    """Return a notebook as work to do."""
+    """Return a notebook as work to do; one that cannot be read has no cells, and a note."""
     work = Work(student, plain(path.name), exercise_in(path), modified=path.stat().st_mtime)
     try:
         parse(path, work)
@@ -109,19 +104,13 @@ def read(path: Path, student: str) -> Work:
         work.cells = []
         work.notes.append(f"{work.file} cannot be read, ask for it again: {plain(one_line(error, 120))}")
     else:
-        if work.exercise is None:
-            what = "is none of the exercises: neither its metadata nor its name says which"
-            work.notes.append(f"{work.file} {what}")
+        what = "is none of the exercises: neither its metadata nor its name says which"
+        work.notes += [] if work.exercise else [f"{work.file} {what}"]
     return work
 
 
 def parse(path: Path, work: Work) -> None:
-    """Fill in the exercise, the code cells and the answers of the notebook at `path`.
-
-    Raises:
-        InputError: it is too large.
-        Exception: of some kind, if it is not a notebook.
-    """
+    """Fill in the exercise, the code cells and the answers of the notebook at `path`, or raise something."""
     if path.stat().st_size > LARGEST * 2**20:
         raise InputError(f"more than {LARGEST} MiB; the outputs should be cleared")
     notebook = nbformat.reader.reads(path.read_text(encoding="utf-8-sig"))
