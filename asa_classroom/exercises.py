@@ -95,7 +95,8 @@ def generate(source: Path, output: Path, show_solutions: bool = True) -> dict[Pa
     guide, texts = folder / "INSTRUCTORS.md", {}
     if published:
         notebooks |= {path: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))} | solutions
-        texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
+        if guide.exists():
+            texts[guide] = fill_guide(guide.read_text(encoding="utf-8"), solutions)
     for path, notebook in notebooks.items():
         inside = path.resolve().relative_to(folder.resolve()).as_posix() if published else None
         texts[path] = nbformat.writes(publish(notebook, inside and f"notebooks/{inside}")) + "\n"
@@ -129,9 +130,8 @@ def fill_guide(guide: str, solutions: dict[Path, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m asa_classroom exercises` to `parser`."""
-    folders = Path("notebooks/solutions"), Path("notebooks/exercises")
-    parser.add_argument("--source", type=Path, default=folders[0], help="folder of the solutions")
-    parser.add_argument("--output", type=Path, default=folders[1], help="folder to write to")
+    parser.add_argument("--source", type=Path, default="notebooks/solutions", help="folder of the solutions")
+    parser.add_argument("--output", type=Path, default="notebooks/exercises", help="folder to write to")
     help_text = "leave the folded solutions out, for graded work"
     parser.add_argument("--no-solutions", action="store_true", help=help_text)
 
