@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_auc_score
-from tiny import tiny, wrapped
+from tiny import tiny, trace, wrapped
 from tiny_text import tokenizer as tiny_tokenizer
 from transformers import GPT2TokenizerFast
 
@@ -76,13 +76,6 @@ def test_padding_is_removed_wherever_it_is(tokenizer, side):
         np.testing.assert_allclose(record.adversarial, alone.adversarial, atol=1e-5)
 
 
-def state(model):
-    """What a caller could notice: training modes, hooks, the attention implementation."""
-    modules = list(model.modules())
-    hooks = [len(module._forward_pre_hooks) for module in modules]
-    return [module.training for module in modules], hooks, model.config._attn_implementation
-
-
 def fails(model, batch):
     raise RuntimeError("on purpose")
 
@@ -94,13 +87,13 @@ def test_capture_leaves_the_model_as_it_was_on_every_path(tokenizer, mode, plain
     model.train(mode != "eval")
     if mode == "mixed":
         getattr(model, "model", model).base_model.eval()
-    before = state(model)
+    before = trace(model)
     for options in ({"max_length": 4096}, {"batch_size": 0}, {"perturb": fails}):
         with pytest.raises((InputError, RuntimeError), match=r"longer than|at least 1|on purpose"):
             capture(model, tokenizer, TEXTS, **options)
-        assert state(model) == before
+        assert trace(model) == before
     capture(model, tokenizer, TEXTS)
-    assert state(model) == before
+    assert trace(model) == before
 
 
 def test_a_plain_model_and_a_layer_that_nobody_attacks_keep_everything(tokenizer):

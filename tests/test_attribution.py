@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import tiny
+from tiny import tiny, trace
 from tiny_text import tokenizer
 
 from asa_mini.errors import InputError
@@ -50,13 +50,13 @@ def test_leave_one_out_is_what_it_says():
 def test_dropout_is_off_and_the_model_comes_back(attribute):
     model = tiny(dropout=True, hidden_dropout_prob=0.5)
     model.bert.pooler.eval()
-    modes = [module.training for module in model.modules()]
+    before = trace(model)
     one, two = (np.concatenate(attribute(model, tokenizer(), TEXTS, **OPTIONS)) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     for texts, options in (("a film", OPTIONS), (TEXTS, {"max_length": 32, "batch_size": -1})):
         with pytest.raises(InputError, match=r"list of at least one text|batch_size must be"):
             attribute(model, tokenizer(), texts, **options)
-    assert [module.training for module in model.modules()] == modes
+    assert trace(model) == before
 
 
 def test_gradient_times_input_is_the_directional_derivative():

@@ -1,13 +1,16 @@
 """The priors and the perturbations that ASA is compared with."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import batch, checkpoint, tiny
+from tiny_text import tokenizer
 
 from asa_mini.errors import InputError
 from asa_mini.look.capture import capture
-from asa_mini.train.baselines import attention_prior, perturbed_embeddings
+from asa_mini.train.baselines import _prior_attention_forward, attention_prior, perturbed_embeddings
 
 
 def attention_inputs(seed=0):
@@ -16,8 +19,6 @@ def attention_inputs(seed=0):
 
 
 def attend(kind, strength, q, k, v, allowed):
-    from asa_mini.train.baselines import _prior_attention_forward
-
     module = torch.nn.Module()
     module.is_causal, module.training = False, True
     output, _ = _prior_attention_forward(module, q, k, v, allowed, prior=(kind, strength), scaling=0.5)
@@ -155,10 +156,6 @@ def test_more_steps_hurt_more():
 
 
 def test_capture_takes_a_perturbation():
-    from functools import partial
-
-    from tiny_text import tokenizer
-
     model = tiny()
     options = {"tokenizer": tokenizer(), "texts": ["a fine film", "a very dull story"], "max_length": 32}
     untouched = capture(model, perturb=partial(perturbed_embeddings, size=0.0), **options)

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_text import save_model
 
 from asa_mini.bench import measuring
 from asa_mini.bench import step as bench
@@ -15,14 +14,9 @@ from asa_mini.errors import InputError
 from asa_mini.model import AsaModel
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("tiny"))
-
-
-def test_every_kind_takes_a_real_step(tiny):
+def test_every_kind_takes_a_real_step(model_folder):
     for kind in bench.kinds():
-        step = bench.Step(kind, tiny)
+        step = bench.Step(kind, model_folder)
         assert isinstance(step.model, AsaModel) == (kind != "plain")
         assert step.model.training
         before = [p.detach().clone() for p in step.model.parameters()]
@@ -31,17 +25,17 @@ def test_every_kind_takes_a_real_step(tiny):
         assert all(moved[-3:]) and sum(moved) > len(moved) / 2
 
 
-def test_batch_is_padded_like_a_real_one(tiny):
-    mask = bench._batch(4, 8, bench.Step("plain", tiny).model)["attention_mask"]
+def test_batch_is_padded_like_a_real_one(model_folder):
+    mask = bench._batch(4, 8, bench.Step("plain", model_folder).model)["attention_mask"]
     assert mask.sum(1).tolist() == [4, 6, 7, 8]
 
 
-def test_command_writes_the_table(tiny, tmp_path, capsys, monkeypatch):
+def test_command_writes_the_table(model_folder, tmp_path, capsys, monkeypatch):
     # Four processes that import torch would be a long test of multiprocessing.
     monkeypatch.setattr(bench, "_peak_memory_of", lambda *_: 1.5)
     output = tmp_path / "bench.json"
-    shape = ["--batch-size", "2", "--length", "8", "--repeats", "2"]
-    assert main(["bench", "step", "--model_name_or_path", tiny, *shape, "--output_file", str(output)]) == 0
+    options = ["--batch-size", "2", "--length", "8", "--repeats", "2", "--output_file", str(output)]
+    assert main(["bench", "step", "--model_name_or_path", model_folder, *options]) == 0
     rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
     assert [row["kind"] for row in rows] == list(bench.kinds())
     assert rows[0]["ratio"] == 1
@@ -58,9 +52,9 @@ def test_windows_counts_its_peak_itself(monkeypatch):
     assert measuring.peak_mib(lambda: None) == 4
 
 
-def test_peak_memory_counts_the_activations(tiny):
-    small = bench._peak_memory("plain", tiny, 1, 2, False, 1)
-    large = bench._peak_memory("plain", tiny, 1500, 40, False, 1)
+def test_peak_memory_counts_the_activations(model_folder):
+    small = bench._peak_memory("plain", model_folder, 1, 2, False, 1)
+    large = bench._peak_memory("plain", model_folder, 1500, 40, False, 1)
     assert large > small + 50  # MiB; the tensors of one layer alone are larger
 
 
@@ -73,6 +67,6 @@ def test_peak_memory_counts_the_activations(tiny):
         ([1], [41], 2, "longer than the model's 40 positions"),
     ],
 )
-def test_bad_arguments(tiny, sizes, lengths, repeats, message):
+def test_bad_arguments(model_folder, sizes, lengths, repeats, message):
     with pytest.raises(InputError, match=message):
-        bench.bench_step(tiny, sizes, lengths, repeats)
+        bench.bench_step(model_folder, sizes, lengths, repeats)

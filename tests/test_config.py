@@ -1,4 +1,4 @@
-"""TrainConfig: what it refuses, and the TrainingArguments that it gives."""
+"""AsaConfig and TrainConfig: what they refuse, and the TrainingArguments of a run."""
 
 import pytest
 
@@ -45,3 +45,38 @@ def test_rdrop_is_asa_without_a_mask():
     asa = AsaConfig(alpha=0.5, layers=[1])
     assert TrainConfig("rdrop", asa).asa_config() == AsaConfig(alpha=0.5, layers=())
     assert TrainConfig("asa", asa).asa_config() is asa
+
+
+@pytest.mark.parametrize("name", ["temperature", "alpha", "gradient_reversal_scale"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "0.5", None, True])
+def test_numbers_out_of_range(name, value):
+    with pytest.raises(InputError, match=f"{name} must be a finite number >= 0, but is {value!r}"):
+        AsaConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_joint_pass_is_a_truth_value(value):
+    with pytest.raises(InputError, match=f"joint_pass must be True or False, but is {value!r}"):
+        AsaConfig(joint_pass=value)
+
+
+def test_unknown_backend():
+    with pytest.raises(InputError, match="unknown attention backend 'flash'"):
+        AsaConfig(backend="flash")
+
+
+@pytest.mark.parametrize(
+    "layers, message",
+    [
+        ([0, -1], r"indices counted from 0, but are \[0, -1\]"),
+        ([0.0], r"indices counted from 0, but are \[0.0\]"),
+        ([True], r"indices counted from 0, but are \[True\]"),
+        (["0"], r"indices counted from 0, but are \['0'\]"),
+        ([1, 1], r"a layer is attacked once, but layers are \[1, 1\]"),
+        (1, "layers must be a list of layer indices, but is 1"),
+        ("01", "layers must be a list of layer indices, but is '01'"),
+    ],
+)
+def test_layers_that_are_none(layers, message):
+    with pytest.raises(InputError, match=message):
+        AsaConfig(layers=layers)

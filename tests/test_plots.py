@@ -1,13 +1,15 @@
 """The figure helpers: what they write, what they label, what they refuse."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from explorer_records import record
 
 from asa_mini.errors import InputError
 from asa_mini.look import plots
-from asa_mini.look.capture import AttentionRecord
 
 
 @pytest.fixture(autouse=True)
@@ -100,18 +102,15 @@ def test_heatmap_labels_rows_as_queries_and_columns_as_keys(ax, dtype):
     assert "attention weight" in ax.figure.axes[-1].get_ylabel()  # the colour bar
 
 
-def record():
+def one_removed():
     """Two layers, two heads, three tokens; the adversary of layer 1 hides key 2 from query 0."""
-    rng = np.random.default_rng(0)
-    clean, adversarial = rng.dirichlet(np.ones(3), size=(2, 2, 2, 3))
     kept = np.ones((2, 3, 3), dtype=bool)
     kept[1, 0, 2] = False
-    p = np.array([0.5, 0.5])
-    return AttentionRecord("a b c", ["a", "b", "c"], np.zeros((3, 2)), clean, adversarial, kept, p, p)
+    return replace(record("a b c", heads=2), kept=kept)
 
 
 def test_map_pair_draws_both_maps_on_one_scale_and_what_was_removed():
-    axes, drawn = plt.subplots(1, 2)[1], record()
+    axes, drawn = plt.subplots(1, 2)[1], one_removed()
     plots.map_pair(axes, drawn, layer=1)
     for ax, weights in zip(axes, (drawn.clean, drawn.adversarial), strict=True):
         np.testing.assert_allclose(ax.collections[0].get_array().reshape(3, 3), weights[1].mean(0))
@@ -123,7 +122,7 @@ def test_map_pair_draws_both_maps_on_one_scale_and_what_was_removed():
 @pytest.mark.parametrize("layer", [2, -1])
 def test_map_pair_refuses(layer):
     with pytest.raises(InputError, match=f"no layer {layer}"):
-        plots.map_pair(plt.subplots(1, 2)[1], record(), layer)
+        plots.map_pair(plt.subplots(1, 2)[1], one_removed(), layer)
 
 
 def test_layer_profile_draws_values_and_intervals(ax):

@@ -1,6 +1,6 @@
 """Reading results/*.json, and that what is committed there can be read."""
 
-import importlib.util
+import runpy
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +18,8 @@ from asa_results import tables
 
 
 def script(name):
-    """A module in results/, which is no package."""
-    path = Path(__file__).parents[1] / "results" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """What is in a file of results/, which is no package."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "results" / f"{name}.py")))
 
 
 def run(method, temperature, epochs, seed, accuracy, best):

@@ -17,20 +17,15 @@ from asa_mini.train.run_folder import load_adversaries
 from asa_mini.train.trainer import NEEDED, AsaTrainer
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_text.save_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def make(folder, tmp_path):
+def make(model_folder, tmp_path):
     """make(seed, ...): an AsaTrainer on the tiny set, 3 steps an epoch."""
 
     def make(
         method="asa", model_seed=0, callbacks=(), remove=(), prepare=None, trainer_class=AsaTrainer, **options
     ):
         set_seed(model_seed)
-        model, tokenizer = load_model(folder)
+        model, tokenizer = load_model(model_folder)
         if prepare is not None:
             prepare(model)
         if method == "asa":
@@ -140,7 +135,7 @@ def test_resuming_in_the_middle_of_an_epoch_is_exact_too(make, tmp_path):
     assert largest_difference(weights(resumed.model), weights(straight.model)) == 0
 
 
-def test_best_restores_the_epoch_with_the_lowest_dev_loss(folder, tmp_path):
+def test_best_restores_the_epoch_with_the_lowest_dev_loss(model_folder, tmp_path):
     class Keep(TrainerCallback):
         """Copies the weights of each epoch, and spoils the head after the first one's evaluation."""
 
@@ -162,7 +157,7 @@ def test_best_restores_the_epoch_with_the_lowest_dev_loss(folder, tmp_path):
     result = train(
         tiny_text.dataset(),
         config,
-        lambda: load_model(folder),
+        lambda: load_model(model_folder),
         tmp_path / "run",
         callbacks=[keep],
         progress=False,

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from functools import partial
 
 import pytest
 import tiny_text
@@ -21,17 +20,6 @@ from asa_mini.train.run import TrainConfig
 from asa_mini.train.run_folder import environment, load_adversaries
 
 TIMED = {"seconds_per_step", "steps_per_second", "train_seconds", "date"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_text.save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    """run(method, output, ...): a training run of 6 steps, see `tiny_text.run`."""
-    return partial(tiny_text.run, folder)
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +119,14 @@ def test_output_is_a_plain_checkpoint_for_a_process_without_asa_mini(finished, t
     assert torch.equal(torch.load(tmp_path / "logits"), logits(result.model, result.tokenizer))
 
 
-def test_adversaries_round_trip(finished, run, folder, tmp_path):
+def test_adversaries_round_trip(finished, model_folder, tmp_path):
     _, output = finished
     trained = AutoModelForSequenceClassification.from_pretrained(output)
     wrapped = load_adversaries(trained, output)
     assert (wrapped.asa_config.temperature, wrapped.asa_config.layers) == (0.3, [0, 1])
-    fresh = load_model(folder)[0]
+    fresh = load_model(model_folder)[0]
     with pytest.raises(DataFileError, match="holds no adversaries"):
-        load_adversaries(fresh, folder)
+        load_adversaries(fresh, model_folder)
     narrow, _ = load_model(tiny_text.save_model(tmp_path / "narrow", hidden_size=16))
     with pytest.raises(InputError, match="do not fit this model"):
         load_adversaries(narrow, output)
@@ -147,7 +135,7 @@ def test_adversaries_round_trip(finished, run, folder, tmp_path):
     (tmp_path / "asa_adversary.json").write_bytes((output / "asa_adversary.json").read_bytes())
     (tmp_path / weights.name).write_bytes(weights.read_bytes()[:40])
     with pytest.raises(InputError, match="cannot be read"):
-        load_adversaries(load_model(folder)[0], tmp_path)
+        load_adversaries(load_model(model_folder)[0], tmp_path)
 
 
 def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):

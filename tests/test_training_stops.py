@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-from functools import partial
 
 import pytest
-import tiny_text
 import torch
+from tiny import trace
 from tiny_text import At
 from transformers import AutoModelForSequenceClassification
 
@@ -18,17 +17,6 @@ from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig
 from asa_mini.train.run_folder import last_checkpoint, load_adversaries
 from asa_mini.train.trainer import AsaTrainer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_text.save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    """run(method, output, ...): a training run of 6 steps, see `tiny_text.run`."""
-    return partial(tiny_text.run, folder)
 
 
 def poison(model):
@@ -111,11 +99,10 @@ def test_a_failure_before_training_leaves_nothing_and_takes_nothing(run, tmp_pat
 
 
 @pytest.mark.parametrize("method", ["asa", "random_mask"])
-def test_the_callers_model_and_process_come_back_after_a_failure(run, folder, method):
-    model, tokenizer = load_model(folder)
+def test_the_callers_model_and_process_come_back_after_a_failure(run, model_folder, method):
+    model, tokenizer = load_model(model_folder)
     model.train().bert.pooler.eval()
-    modes = [m.training for m in model.modules()]
-    before = dict(os.environ)
+    before, variables = trace(model), dict(os.environ)
     seen = []
 
     def fail(model):
@@ -126,11 +113,9 @@ def test_the_callers_model_and_process_come_back_after_a_failure(run, folder, me
     with pytest.raises(RuntimeError, match="a callback fails"):
         run(method, load=lambda: (model, tokenizer), **options)
     assert seen == [True, True]
-    assert modes == [m.training for m in model.modules()]
-    assert not any(m._forward_pre_hooks for m in model.modules()) and "forward" not in vars(model)
-    assert model.config._attn_implementation == "sdpa" and model.config.use_cache
+    assert trace(model) == before and "forward" not in vars(model) and model.config.use_cache
     assert all(p.requires_grad for p in model.parameters())
-    assert os.environ == before and not torch.are_deterministic_algorithms_enabled()
+    assert os.environ == variables and not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from tiny import FAMILIES, PAD, SMALL, batch, step, tiny, wrapped
+from tiny import FAMILIES, PAD, SMALL, batch, every_mode, step, tiny, wrapped
 
 import asa_mini
 from asa_mini.errors import InputError
@@ -19,7 +19,7 @@ def plain_logits(model, **inputs) -> torch.Tensor:
 
 
 @every_family
-@pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
+@every_mode
 def test_training(family, joint):
     model = wrapped(tiny(family, dropout=True), joint_pass=joint)
     assert len(model.adversaries) == FOUND[family]
@@ -39,7 +39,7 @@ def test_training(family, joint):
 
 
 @every_family
-@pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
+@every_mode
 def test_padding_cannot_matter(family, joint):
     """Trap 1: without the mask function, "asa" would attend to padding and say nothing."""
     model = wrapped(tiny(family), joint_pass=joint)

@@ -4,17 +4,20 @@ import datasets
 import pytest
 import torch
 import transformers
-from tiny import FAMILIES, assert_same, batch, checkpoint, gradients, step, tiny, wrapped
+from tiny import (
+    FAMILIES,
+    assert_same,
+    assert_same_terms,
+    batch,
+    checkpoint,
+    every_mode,
+    gradients,
+    step,
+    tiny,
+    wrapped,
+)
 
 from asa_mini.train.trainer import AsaTrainer
-
-every_mode = pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
-TERMS = ("loss", "task_loss", "divergence", "kept_units", "logits", "adversarial_logits", "kept_share")
-
-
-def assert_same_terms(a, b, **tolerances) -> None:
-    for name in TERMS:
-        torch.testing.assert_close(a[name], b[name], **(tolerances or dict(rtol=1e-4, atol=1e-5)), msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,8 +6,7 @@ import pytest
 import torch
 import transformers
 from attention_cases import DEVICE, triton_only
-from test_wrap_training import assert_same_terms, every_mode
-from tiny import assert_same, batch, checkpoint, gradients, step, tiny, wrapped
+from tiny import assert_same, assert_same_terms, batch, checkpoint, every_mode, gradients, step, tiny, wrapped
 
 from asa_mini import hf as interface
 from asa_mini.errors import InputError

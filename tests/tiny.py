@@ -1,5 +1,6 @@
 """Tiny random models of every family that the tests run on, and batches for them."""
 
+import pytest
 import torch
 import transformers
 
@@ -53,6 +54,9 @@ NO_DROPOUT = dict(
 )
 
 
+every_mode = pytest.mark.parametrize("joint", [True, False], ids=["joint", "sequential"])
+
+
 def tiny(
     family: str = "bert",
     task: str = "SequenceClassification",
@@ -94,6 +98,12 @@ def batch(size: int = 4, length: int = 8, padded: bool = True, seed: int = 1, cl
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
+def trace(model: torch.nn.Module) -> list:
+    """What `wrap`, or whoever borrows a model, could leave behind."""
+    modules = [(module.training, list(module._forward_pre_hooks)) for module in model.modules()]
+    return [model.config._attn_implementation, modules, list(model.state_dict())]
+
+
 def checkpoint(model: torch.nn.Module, reentrant: bool) -> torch.nn.Module:
     """Turn on gradient checkpointing, by the name that this version of transformers has for it."""
     new = hasattr(transformers.PreTrainedModel, "activation_checkpointing_enable")
@@ -121,3 +131,10 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleranc
     for name in a:
         error = (a[name] - b[name]).norm() / (a[name].norm() + floor)
         assert error < tolerance, f"{name} differs by {error:.1e}"
+
+
+def assert_same_terms(a, b) -> None:
+    """The same losses, logits and counts in two outputs of a wrapped model, up to rounding."""
+    terms = ("loss", "task_loss", "divergence", "kept_units", "logits", "adversarial_logits", "kept_share")
+    for name in terms:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5, msg=name)
