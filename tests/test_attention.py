@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from asa_mini.adversary import keep_mask
 
-some = settings(max_examples=6, deadline=None)
+some = settings(max_examples=4, deadline=None)
 
 
 @every_backend

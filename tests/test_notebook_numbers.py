@@ -1,7 +1,6 @@
 """What a run leaves behind to be compared with: the digest of its sources and its key numbers."""
 
 import json
-import re
 
 import pytest
 from tiny_notebook import write_notebook
@@ -30,8 +29,7 @@ PUBLISH = "from asa_classroom.numbers import publish_numbers\npublish_numbers(0.
 def test_key_numbers_are_stored_and_compared(tmp_path):
     """Only a run with the default parameters is held to them, and a failure names what moved."""
     path, output = write_notebook(tmp_path / "in" / "a.ipynb", PUBLISH), tmp_path / "out" / "a.ipynb"
-    notebooks.run_notebook(path, output)  # nothing is stored yet
-    notebooks.run_notebook(path, output, write_back=True)
+    notebooks.run_notebook(path, output, write_back=True)  # nothing was stored before
     notebooks.run_notebook(path, output)
     assert json.loads(output.with_suffix(".json").read_text("utf-8"))["numbers"] == {
         "half": {"value": 1.5, "tolerance": 0.1},
@@ -43,10 +41,9 @@ def test_key_numbers_are_stored_and_compared(tmp_path):
     with pytest.raises(NotebookError, match=r"^a\.ipynb: zero is not published any more; if that is right"):
         notebooks.run_notebook(path, output)
     assert not output.exists() and not output.with_suffix(".json").exists()
-    for divisor, fault in {"1.5": "half was 1.5 and is 2 ", "float('inf')": "half was 1.5 and is 0 "}.items():
-        path.write_text(stored_text.replace("steps / 2", f"steps / {divisor}"), "utf-8")
-        with pytest.raises(NotebookError, match=re.escape(fault + "(tolerance 0.1)")):
-            notebooks.run_notebook(path, output)
+    path.write_text(stored_text.replace("steps / 2", "steps / 1.5"), "utf-8")
+    with pytest.raises(NotebookError, match=r"half was 1\.5 and is 2 \(tolerance 0\.1\)"):
+        notebooks.run_notebook(path, output)
 
 
 def test_a_number_that_is_none_has_moved():

@@ -20,7 +20,7 @@ def on_device(inputs: dict) -> dict:
 
 def both(family="bert", prepare=lambda model: model, inputs=None, **options):
     """The output and gradients of a step on the reference, then on triton."""
-    inputs = on_device(inputs or batch())
+    inputs = on_device(inputs or batch(2))
     for backend in ("reference", "triton"):
         model = wrapped(tiny(family), backend=backend, **options).to(DEVICE)
         assert model.asa_backend == backend
@@ -29,9 +29,9 @@ def both(family="bert", prepare=lambda model: model, inputs=None, **options):
 
 @every_mode
 @pytest.mark.parametrize("padded", [True, False])
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "llama"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama"])
 def test_a_step(family, padded, joint):
-    (a, expected), (b, ours) = both(family, inputs=batch(padded=padded), joint_pass=joint)
+    (a, expected), (b, ours) = both(family, inputs=batch(2, padded=padded), joint_pass=joint)
     assert_same_terms(b, a)
     assert_same(ours, expected, tolerance=1e-4)
 
@@ -48,17 +48,17 @@ def test_dropout_is_repeated_under_gradient_checkpointing():
     for prepare in (lambda model: model, lambda model: checkpoint(model, reentrant=False)):
         model = prepare(wrapped(tiny(dropout=True, attention_probs_dropout_prob=0.4), backend="triton"))
         torch.manual_seed(0)
-        found.append(step(model.to(DEVICE), **on_device(batch())))
+        found.append(step(model.to(DEVICE), **on_device(batch(2))))
     (a, expected), (b, ours) = found
     assert_same_terms(a, b)
     assert_same(ours, expected)
 
 
 def test_bf16_autocast():
-    expected, _ = step(wrapped(tiny(), backend="reference").to(DEVICE), **on_device(batch()))
+    expected, _ = step(wrapped(tiny(), backend="reference").to(DEVICE), **on_device(batch(2)))
     model = wrapped(tiny(), backend="triton").to(DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16):
-        out = model(**on_device(batch()))
+        out = model(**on_device(batch(2)))
     out.loss.backward()
     torch.testing.assert_close(out.loss, expected.loss, rtol=0.05, atol=0.05)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -68,9 +68,9 @@ def test_compile():
     """`fullgraph` turns every graph break into an error."""
     torch._dynamo.reset()
     model = wrapped(tiny(num_hidden_layers=1), backend="triton").to(DEVICE)
-    expected, grads = step(model, **on_device(batch()))
+    expected, grads = step(model, **on_device(batch(2)))
     model.zero_grad()
-    out = torch.compile(model, backend="aot_eager", fullgraph=True)(**on_device(batch()))
+    out = torch.compile(model, backend="aot_eager", fullgraph=True)(**on_device(batch(2)))
     out.loss.backward()
     assert_same_terms(out, expected)
     assert_same(gradients(model), grads)
@@ -84,7 +84,7 @@ def test_three_steps_of_training_agree():
         losses[backend] = []
         for seed in range(3):
             optimizer.zero_grad()
-            loss = model(**on_device(batch(seed=seed))).loss
+            loss = model(**on_device(batch(2, seed=seed))).loss
             loss.backward()
             optimizer.step()
             losses[backend].append(loss.item())
@@ -110,7 +110,7 @@ def test_padding_mask_is_never_dense(monkeypatch):
 def test_sliding_windows_are_refused_by_name():
     model = wrapped(tiny("modernbert"), backend="triton").to(DEVICE)
     with pytest.raises(InputError, match=r"padding and causal masks.*backend='reference'"):
-        model(**on_device(batch()))
+        model(**on_device(batch(2)))
 
 
 class TestAuto:
