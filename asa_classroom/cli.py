@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import sys
 
 from asa_classroom import exercises, grading, notebooks
 from asa_mini.cli import run
@@ -13,10 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command, see `asa_mini.cli.run`; SIGTERM counts as Ctrl-C: processes end with it."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run(build_parser(), argv)
-    except ModuleNotFoundError as error:
-        print(f"asa_mini: error: this needs {error.name}: pip install 'asa_mini[classroom]'", file=sys.stderr)
-        return 2
+        return run(build_parser(), argv, extra="classroom")
     finally:
         signal.signal(signal.SIGTERM, before)
 

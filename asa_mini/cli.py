@@ -76,16 +76,22 @@ def main(argv: list[str] | None = None) -> int:
     return run(build_parser(), argv)
 
 
-def run(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
+def run(parser: argparse.ArgumentParser, argv: list[str] | None, extra: str = "train") -> int:
     """Parse `argv` and run its command, whose parser has set the default `run`.
 
     Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C.
+
+    Args:
+        extra: that brings what the commands import.
     """
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments) or 0
     except (AsaError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"asa_mini: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"asa_mini: error: this needs {error.name}: pip install 'asa_mini[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:  # its message names the checkpoint that is left
         print(f"asa_mini: {str(stop) or 'interrupted'}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Everything that a user of the command line can get wrong is one line and exit code 2."""
 
+import sys
 import time
 
 import pytest
@@ -126,3 +127,11 @@ def test_a_damaged_notebook_and_a_missing_one(refused, tmp_path):
     main = pytest.importorskip("asa_classroom.cli").main
     assert "bad.ipynb is not a valid notebook" in refused(main(["notebooks", str(tmp_path / "bad.ipynb")]))
     assert "no notebook" in refused(main(["notebooks", str(tmp_path / "none.ipynb")]))
+
+
+def test_missing_extra(refused, tmp_path, monkeypatch):
+    """`pip install .` alone brings the method; None stands for a package that is not installed."""
+    monkeypatch.delitem(sys.modules, "asa_mini.train.run")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    code = main(["train", "--output_dir", str(tmp_path / "run"), "--weight_decay", "0.1"])
+    assert "this needs datasets: pip install 'asa_mini[train]'" in refused(code)
