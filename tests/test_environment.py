@@ -135,14 +135,3 @@ def test_imports_are_declared(extra, project, extras):
             "asa_mini/kernels",
         ]
     assert imported(*patterns) <= declared | set(extras["gpu"])
-
-
-def test_the_wheel_lists_every_package(project):
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
-    folders = {
-        file.parent for name in ("asa_mini", "asa_classroom") for file in (ROOT / name).rglob("__init__.py")
-    }
-    assert {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders} == set(packages) - {
-        "asa_mini._data.shortcut",
-        "asa_results",
-    }
