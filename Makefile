@@ -16,11 +16,14 @@ notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build
 test: $(STAMP)  ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-# triton 3.6, which torch 2.11 brings, cannot be interpreted with numpy 2.4.
-test-least:  ## run the tests with the oldest torch and transformers that pyproject.toml allows, in .venv-least
+# They refuse some of the versions in constraints.txt: torch 2.11 takes setuptools below 82, and triton 3.6, which
+# cannot be interpreted with numpy 2.4; transformers 5.17 huggingface_hub below 2; datasets 4.0 old fsspec, dill, multiprocess.
+LEAST := torch==2.11.0 transformers==5.17.0 accelerate==1.10.0 datasets==4.0.0 'numpy<2.4'
+FREE := torch|transformers|accelerate|datasets|numpy|triton|setuptools|huggingface-hub|fsspec|dill|multiprocess
+test-least:  ## run the tests with the oldest versions that pyproject.toml allows of torch and Hugging Face, in .venv-least
 	$(PYTHON) -m venv .venv-least
-	grep -vE '^(torch|transformers|triton|numpy)==' constraints.txt > .venv-least/constraints.txt
-	.venv-least/bin/pip install -q -c .venv-least/constraints.txt torch==2.11.0 transformers==5.17.0 'numpy<2.4' -e '.[test]'
+	grep -vE '^($(FREE))==' constraints.txt > .venv-least/constraints.txt
+	.venv-least/bin/pip install -q -c .venv-least/constraints.txt $(LEAST) -e '.[test]'
 	.venv-least/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
