@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow"}
 DOORS = {  # what each extra is for: folders or modules that need it, beside the core's own
     (): (),  # the method and its kernels
-    ("train",): ("asa_mini/cli.py", "asa_mini/train", "asa_mini/bench", "results", "data"),
-    ("notebooks",): ("asa_mini/look",),
+    ("train",): ("asa_mini/cli.py", "asa_mini/train", "asa_mini/bench", "results/[!f]*.py", "data"),
+    ("notebooks",): ("asa_mini/look", "results/figures.py"),
     ("classroom",): ("asa_classroom",),
     ("site",): ("site",),
     ("test",): ("tests",),
