@@ -104,16 +104,19 @@ def test_mask_is_the_references_except_at_zero(dtype):
     q, k, v = (x.to(DEVICE).transpose(1, 2).contiguous() for x in (case.q, case.k, case.v))
     projections = case.adversary_q.to(DEVICE), case.adversary_k.to(DEVICE)
     key_mask = case.allowed[:, 0, 0].to(DEVICE)
-    _, kept, _, words, row_kept = operator(q, k, v, *projections, key_mask, None, False, 1.0, 0.0, 1.0)
-    bits = (words.cpu()[..., None] >> torch.arange(32)) & 1
-    mask = bits.flatten(2)[..., :127].bool()  # (B, L, L)
+    ends = torch.full((2,), 127, dtype=torch.int32, device=DEVICE)
+    masks = key_mask, ends, None, False
+    _, kept, _, words_t, factors = operator(q, k, v, *projections, *masks, 1.0, 0.0, 1.0)
+    bits = (words_t.cpu()[:, :, None] >> torch.arange(32)[:, None]) & 1  # (B, words, 32, L)
+    mask = bits.flatten(1, 2)[:, :127].bool()  # (B, L, L)
 
     s = case.adversary_q.double() @ case.adversary_k.double().mT
     expected = keep_mask(case.adversary_q.double(), case.adversary_k.double()).bool() & case.allowed[:, 0]
-    certain = s.abs() > 1e-5 * s.abs().max()
+    certain = s.abs() > 1e-5 * s.abs().max()  # not in a row with nothing kept, whose scores are all 0
     assert torch.equal(mask[certain], expected[certain]) and certain.float().mean() > 0.97
-    assert torch.equal(row_kept.cpu(), mask.sum(-1, dtype=torch.int32))
-    assert torch.equal(kept.cpu(), mask.sum((1, 2)).float())
+    empty = factors.cpu() == 0  # a row with nothing kept has the bits of all that is allowed
+    assert torch.equal(mask[empty], case.allowed[:, 0].expand_as(mask)[empty]) and 0 < empty.sum() < 10
+    assert torch.equal(kept.cpu(), (mask & ~empty[..., None]).sum((1, 2)).float())
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -127,16 +130,32 @@ def test_same_bits_from_run_to_run(causal):
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_chunks_of_rows_do_not_change_a_bit_of_q(monkeypatch):
-    """The score gradient of a long sequence is made some rows at a time."""
+@pytest.mark.parametrize("block_keys, causal", [(128, False), (256, True)])
+def test_blocks_of_sequences_and_keys(monkeypatch, block_keys, causal):
+    """The scores' gradient exists for some keys of one sequence at a time, or for some sequences."""
     from asa_mini.kernels import ops
 
-    case = random_case(70)  # a tile has 64 rows
-    whole = case.gradients(backend="triton")
-    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
-    parts = case.gradients(backend="triton")
-    assert torch.equal(whole["adversary_q"], parts["adversary_q"])
-    assert errors(parts, {name: x.double() for name, x in whole.items()})["adversary_k"] < 1e-6
+    case = random_case(300, torch.bfloat16, groups=2, dim=16)
+    whole = case.gradients(backend="triton", causal=causal)
+    monkeypatch.setattr(ops, "BLOCK_KEYS", block_keys)
+    parts = case.gradients(backend="triton", causal=causal)
+    for name in ("k", "v"):
+        assert torch.equal(whole[name], parts[name])
+    found = errors(parts, {name: x.double() for name, x in whole.items()})
+    assert max(found.values()) < 2 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_is_read_that_was_not_written(causal):
+    """PyTorch fills new tensors with NaN where its algorithms are to be deterministic."""
+    case = random_case(150, torch.bfloat16)
+    expected = case.step(backend="triton", causal=causal)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        found = case.step(backend="triton", causal=causal)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 class TestDropout:
@@ -190,6 +209,9 @@ class TestDropout:
         for name, error in errors(ours, exact).items():
             assert error < 2e-6, name
 
+    def test_everything_dropped(self):
+        assert_as_exact_as_the_reference(random_case(20), dropout=1.0)
+
     def test_off_draws_nothing(self):
         state = torch.random.get_rng_state()
         self.case().run("triton")
@@ -205,7 +227,8 @@ def test_operator_is_what_torch_library_expects():
     tensors += [case.adversary_q.to(DEVICE), case.adversary_k.to(DEVICE)]
     tensors = [x.requires_grad_() for x in tensors]
     key_mask = case.allowed[:, 0, 0].to(DEVICE)
-    torch.library.opcheck(operator, (*tensors, key_mask, None, True, 0.5, 0.0, 1.0))
+    ends = torch.full((2,), 33, dtype=torch.int32, device=DEVICE)
+    torch.library.opcheck(operator, (*tensors, key_mask, ends, None, True, 0.5, 0.0, 1.0))
 
 
 def test_autocast_casts_as_for_pytorchs_own_attention():

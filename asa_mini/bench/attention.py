@@ -58,10 +58,10 @@ def counted(kind: str, batch: int, length: int, heads: int, dim: int, itemsize: 
     """Operations and bytes that forward and backward of a kind need, counted by hand.
 
     One unit is a product of 2 B L L E operations, E = H D. Plain attention: two products forward (QK^T, PV),
-    five backward (QK^T again, dO V^T, dV, dQ, dK). The kernels: s and those two forward; backward dQ three
-    (QK^T and dO V^T again), dK and dV four, the mask's gradient three (the same two, and s), and two products
-    with it. The dense forms keep their matrices, so they compute nothing twice, and pay in bytes: about 15
-    passes over B H L L.
+    five backward (QK^T again, dO V^T, dV, dQ, dK). The kernels: those seven, s forward and backward, two that
+    take its gradient to Qa and Ka; dS is written, and read for dQ and for the mask's gradient, 3 passes over
+    B H L L. The dense forms keep their matrices, so they compute nothing twice, and pay in bytes:
+    about 15 such passes.
 
     Args:
         itemsize: bytes per number.
@@ -74,7 +74,8 @@ def counted(kind: str, batch: int, length: int, heads: int, dim: int, itemsize: 
     if kind == "sdpa":
         return 7 * unit, 12 * row
     if kind == "triton":
-        return 15 * unit, 29 * row + 5 * square / 8 + 3 * square * itemsize
+        bits = 4 * square / 8  # of the mask, in both directions, written and read
+        return 11 * unit, 22 * row + bits + 3 * (heads + 1) * square * itemsize
     return 9 * unit, 16 * row + 15 * heads * square * itemsize
 
 

@@ -33,12 +33,16 @@ def triton_attention(
     if torch.is_autocast_enabled(q.device.type):  # as for PyTorch's own attention
         tensors = [x.to(torch.get_autocast_dtype(q.device.type)) for x in tensors]
     batch, length = q.shape[0], q.shape[2]
-    key_mask = None if allowed is None else allowed[:, 0, 0].expand(batch, length).contiguous()
+    key_mask, key_ends = None, q.new_full((batch,), length, dtype=torch.int32)
+    if allowed is not None:
+        key_mask = allowed[:, 0, 0].expand(batch, length).contiguous()
+        key_ends = (key_mask * torch.arange(1, length + 1, device=q.device)).amax(1).to(torch.int32)
     # Drawn on the device and left there: nothing waits for it.
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout > 0 else None
     q, k, v = (x.transpose(1, 2).contiguous() for x in tensors[:3])  # (B, L, H, D), as transformers made them
     adversary_q, adversary_k = (x.contiguous() for x in tensors[3:])
+    masks = key_mask, key_ends, seed, causal
     output, kept, *_ = attention(
-        q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, gradient_reversal_scale
+        q, k, v, adversary_q, adversary_k, *masks, scaling, dropout, gradient_reversal_scale
     )
     return output.transpose(1, 2), kept

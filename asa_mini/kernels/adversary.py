@@ -4,41 +4,42 @@ import triton
 import triton.language as tl
 
 from asa_mini.adversary import MASKED_SCORE
-from asa_mini.kernels.tiles import (
-    WORD,
-    allowed_units,
-    head_start,
-    kept_units,
-    load_numbers,
-    load_rows,
-    masked_scores,
-    probability_gradient,
-    product,
-)
+from asa_mini.kernels.tiles import SIDE, add_bits, load_rows, product
 
 MASKED = tl.constexpr(MASKED_SCORE)  # the gradient of the scores reaches the mask as -MASKED dS
 
 
 @triton.jit
+def allowed_units(key_mask, batch, i, j, length, CAUSAL: tl.constexpr):
+    """True where query i may see key j: a real token, not in the future of a causal model."""
+    allowed = (i < length) & (j < length)
+    if key_mask is not None:
+        allowed = allowed & (tl.load(key_mask + batch * length + j, mask=j < length, other=0) != 0)
+    if CAUSAL:
+        allowed = allowed & (i >= j)
+    return allowed
+
+
+@triton.jit
 def adversary_scores(
-    q,  # (B, L, E)
-    k,  # (B, L, E)
+    a,  # (B, L, E)
+    b,  # (B, L, E)
     batch,
     rows,
-    keys,
+    columns,
     length,
     E,
     BLOCK_E: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """(rows, keys) tile of Qa Ka^T, BLOCK_E of the E features at a time."""
-    q, k = q + batch * length * E, k + batch * length * E
-    scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
+    """(rows, columns) tile of a b^T, BLOCK_E of the E features at a time: of Qa, Ka, or Ka, Qa transposed."""
+    a, b = a + batch * length * E, b + batch * length * E
+    scores = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
     for start in range(0, E, BLOCK_E):
         features = start + tl.arange(0, BLOCK_E)
-        q_tile = load_rows(q, rows, features, E, length, E)
-        k_tile = load_rows(k, keys, features, E, length, E)
-        scores += product(q_tile, tl.trans(k_tile), PRECISION)
+        a_tile = load_rows(a, rows, features, E, length, E)
+        b_tile = load_rows(b, columns, features, E, length, E)
+        scores = product(a_tile, tl.trans(b_tile), PRECISION, scores)
     return scores
 
 
@@ -47,102 +48,92 @@ def mask_kernel(
     adversary_q,  # (B, L, E)
     adversary_k,  # (B, L, E)
     key_mask,  # (B, L) or None
-    words,  # out (B, L, L/32) packed: kept and allowed
-    counts,  # out (B, L/N, L): kept units of each row in each tile of N keys
+    key_ends,  # (B,)
+    words,  # out (B, words, L), zeros: what each query attends to, packed along the keys
+    words_t,  # out (B, words, L), zeros: the same for each key, packed along the queries
+    row_kept,  # out (B, L): kept units of each query
+    factors,  # out (B, L): what its scores are multiplied by
+    scale2,
     length,
-    E: tl.constexpr,
+    E,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """One program: M queries, N keys of one sequence."""
-    batch = tl.program_id(2).to(tl.int64)
-    rows = tl.program_id(0) * M + tl.arange(0, M)
-    first_key = tl.program_id(1) * N
-    keys = first_key + tl.arange(0, N)
-    scores = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
-    allowed = allowed_units(key_mask, batch, rows[:, None], keys[None, :], length, CAUSAL)
-    kept = (allowed & (scores > 0)).to(tl.int32)  # s > 0 needs no division by sqrt(E)
-    counts += (batch * tl.num_programs(1) + tl.program_id(1)) * length
-    tl.store(counts + rows, tl.sum(kept, 1), mask=rows < length)
+    """One program: M queries of one sequence, over all keys, N at a time.
 
-    n_words = tl.cdiv(length, WORD)
-    shifted = tl.reshape(kept, (M, N // WORD, WORD)) << tl.arange(0, WORD)[None, None, :]
-    columns = first_key // WORD + tl.arange(0, N // WORD)
-    inside = (rows < length)[:, None] & (columns < n_words)[None, :]
-    target = words + (batch * length + rows)[:, None] * n_words + columns[None, :]
-    tl.store(target, tl.sum(shifted, 2), mask=inside)
+    A query attends to the allowed units that are kept. One that keeps none attends to all that are allowed,
+    evenly, because its factor is 0.
+    """
+    batch = tl.program_id(1).to(tl.int64)
+    first_row, end = tl.program_id(0) * M, tl.load(key_ends + batch)
+    rows = first_row + tl.arange(0, M)
+    n_kept = tl.zeros((M,), tl.int32)
+    for first_key in range(0, end, N):
+        keys = first_key + tl.arange(0, N)
+        s = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
+        allowed = allowed_units(key_mask, batch, rows[:, None], keys[None, :], length, CAUSAL)
+        kept = (allowed & (s > 0)).to(tl.int32)  # s > 0 needs no division by sqrt(E)
+        n_kept += tl.sum(kept, 1)
+        add_bits(words, kept, batch, rows, first_key, length)
+        add_bits(words_t, tl.trans(kept), batch, keys, first_row, length)
+    empty = (n_kept == 0) & (rows < length)
+    tl.store(row_kept + batch * length + rows, n_kept, mask=rows < length)
+    tl.store(factors + batch * length + rows, tl.where(empty, 0.0, scale2), mask=rows < length)
+    if tl.max(empty.to(tl.int32), 0) > 0:
+        tl.debug_barrier()  # what other threads of this program have stored is read again
+        for first_key in range(0, end, N):
+            keys = first_key + tl.arange(0, N)
+            allowed = allowed_units(key_mask, batch, rows[:, None], keys[None, :], length, CAUSAL)
+            seen = (allowed & empty[:, None]).to(tl.int32)
+            add_bits(words, seen, batch, rows, first_key, length)
+            add_bits(words_t, tl.trans(seen), batch, keys, first_row, length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_sequence", "sides_before"])
 def mask_gradient_kernel(
-    q,  # (B, L, H, D)
-    k,  # (B, L, Hkv, D)
-    v,  # (B, L, Hkv, D)
-    d_out,  # (B, L, H, D)
-    lse,  # (B, H, L)
-    delta,  # (B, H, L)
+    d_scores,  # (sequences, H, lines, width): gradient of the heads' scores, of a block, transposed
     adversary_q,  # (B, L, E)
     adversary_k,  # (B, L, E)
     d_kept,  # (B,)
     key_mask,
-    words,
-    row_kept,  # (B, L)
-    seed,
-    d_s,  # out (B, chunk, width): gradient of the adversary's scores, rows first_row onwards
-    first_row,
-    chunk,
+    d_s,  # out (sequences, lines, width): gradient of the adversary's scores
+    first_sequence,  # of the block
+    sides_before,  # its first key is sides_before SIDE
+    lines,
     width,
     length,
     H,
-    kv_heads,
-    scale2,
-    dropout,
     reversal,
-    D: tl.constexpr,
-    E: tl.constexpr,
+    E,
     CAUSAL: tl.constexpr,
     PRECISION: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """One program: M queries, N keys, all heads, because the heads share the mask.
+    """One program: M queries, N keys of a block, all heads, because the heads share the mask::
 
-    d_mask = -MASKED sum_h dS_h + d_kept         over the allowed units
-    d_s    = -reversal d_mask sigmoid'(s) / sqrt(E)
+        d_mask = -MASKED sum_h dS_h + d_kept         over the allowed units
+        d_s    = -reversal d_mask sigmoid'(s) / sqrt(E)
+
+    Tiles are transposed, as `d_scores` comes.
     """
-    batch = tl.program_id(2).to(tl.int64)
-    in_chunk = tl.program_id(0) * M + tl.arange(0, M)
-    rows, first_key = first_row + in_chunk, tl.program_id(1) * N
-    keys, features = first_key + tl.arange(0, N), tl.arange(0, BLOCK_D)
-    i, j = rows[:, None], keys[None, :]
-    allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
-    kept = kept_units(words, batch, i, j, first_key, length, N)
-    kept_in_row = load_numbers(row_kept, batch, rows, length, 1)[:, None]
-    d_scores = tl.zeros((M, N), tl.float32)  # summed over the heads
+    in_block = tl.program_id(2).to(tl.int64)
+    batch = first_sequence + in_block
+    line = tl.program_id(1) * N + tl.arange(0, N)
+    rows, keys = tl.program_id(0) * M + tl.arange(0, M), sides_before * SIDE + line
+    i, j = rows[None, :], keys[:, None]
+    place = line[:, None] * width + i
+    total = tl.zeros((N, M), tl.float32)
     for head in range(H):
-        n = (batch * H + head).to(tl.int32)  # as Philox takes it
-        start = head_start(batch, head, length, H, D)
-        kv_start = head_start(batch, head // (H // kv_heads), length, kv_heads, D)
-        q_tile = load_rows(q + start, rows, features, H * D, length, D)
-        k_tile = load_rows(k + kv_start, keys, features, kv_heads * D, length, D)
-        scores = masked_scores(q_tile, k_tile, kept, allowed, kept_in_row, scale2, PRECISION)
-        p = tl.exp2(scores - load_numbers(lse, n, rows, length, float("inf"))[:, None])
-        d_out_tile = load_rows(d_out + start, rows, features, H * D, length, D)
-        v_tile = load_rows(v + kv_start, keys, features, kv_heads * D, length, D)
-        d_p = probability_gradient(d_out_tile, v_tile, seed, i, j, n, dropout, PRECISION)
-        d_scores += p * (d_p - load_numbers(delta, n, rows, length, 0.0)[:, None])
-
-    d_mask = -MASKED * d_scores + tl.where(allowed, tl.load(d_kept + batch), 0.0)
-    s = adversary_scores(adversary_q, adversary_k, batch, rows, keys, length, E, BLOCK_E, PRECISION)
+        total += tl.load(d_scores + (in_block * H + head) * lines * width + place).to(tl.float32)
+    allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
+    d_mask = tl.where(allowed, tl.load(d_kept + batch) - MASKED * total, 0.0)
+    s = adversary_scores(adversary_k, adversary_q, batch, keys, rows, length, E, BLOCK_E, PRECISION)
     norm = 1 / tl.sqrt(E * 1.0)
     sigmoid = tl.sigmoid(s * norm)
     tile = -reversal * norm * d_mask * sigmoid * (1 - sigmoid)
-    inside = (in_chunk < chunk)[:, None] & (j < width) & (i < length)
-    tl.store(
-        d_s + (batch * chunk + in_chunk)[:, None] * width + j, tile.to(d_s.dtype.element_ty), mask=inside
-    )
+    tl.store(d_s + in_block * lines * width + place, tile.to(d_s.dtype.element_ty))

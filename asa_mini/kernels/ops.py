@@ -1,5 +1,6 @@
 """The kernels as two PyTorch operators, forward and backward, which autograd and torch.compile know."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -14,10 +15,12 @@ from asa_mini.kernels.flash import (
     key_value_gradient_kernel,
     query_gradient_kernel,
 )
+from asa_mini.kernels.tiles import SIDE, WORD
 
-# The piece of the adversary's score gradient that exists at one time, B x rows x L numbers, takes about
-# this many bytes, or one tile of rows if that is more.
-CHUNK_BYTES = 2**28
+# dS is the one L x L matrix in memory, so it exists for a block of sequences and keys at a time, of as many
+# numbers as B sequences with so many keys have: eight times q, with heads of 64. Fewer would leave
+# multiprocessors idle.
+BLOCK_KEYS = 512
 
 
 @torch.library.custom_op("asa_mini::attention", mutates_args=())
@@ -28,6 +31,7 @@ def attention(
     adversary_q: Tensor,
     adversary_k: Tensor,
     key_mask: Tensor | None,
+    key_ends: Tensor,
     seed: Tensor | None,
     causal: bool,
     scaling: float,
@@ -40,41 +44,43 @@ def attention(
         q: (B, L, H, D), contiguous. k, v: (B, L, Hkv, D), contiguous. One float type for all five.
         adversary_q, adversary_k: (B, L, E), contiguous.
         key_mask: (B, L) boolean, or None.
+        key_ends: (B,) int32; all keys from there on are masked.
         seed: (1,) int64, of the dropout; None for no dropout.
         reversal: of the gradient into the adversary.
 
     Returns:
         out (B, L, H, D); kept units (B,), float32; and what the backward pass needs: log2 of the softmax's
-        denominators (B, H, L), the packed mask (B, L, L/32), kept units by row (B, L).
+        denominators (B, H, L), the mask packed along the queries (B, words, L), the scores' factors (B, L).
     """
     batch, length, heads, _ = q.shape
-    values = _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal)
+    values = _arguments(
+        q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scaling, dropout, reversal
+    )
     tiles = tile_sizes(q)
 
-    n_tiles = triton.cdiv(length, tiles["mask"]["N"])
-    words = q.new_empty(batch, length, triton.cdiv(length, 32), dtype=torch.int32)
-    counts = q.new_empty(batch, n_tiles, length, dtype=torch.int32)
-    grid = triton.cdiv(length, tiles["mask"]["M"]), n_tiles, batch
-    _launch(mask_kernel, grid, tiles["mask"], **values, words=words, counts=counts)
-    row_kept = counts.sum(1, dtype=torch.int32)
+    words = q.new_zeros(batch, _padded(length) // WORD.value, length, dtype=torch.int32)
+    words_t = torch.zeros_like(words)
+    row_kept = q.new_empty(batch, length, dtype=torch.int32)
+    factors = q.new_empty(batch, length, dtype=torch.float32)
+    values |= dict(words=words, words_t=words_t, row_kept=row_kept, factors=factors)
+    _launch(mask_kernel, (triton.cdiv(length, tiles["mask"]["M"]), batch), tiles["mask"], **values)
 
     out = torch.empty_like(q)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
     grid = triton.cdiv(length, tiles["forward"]["M"]), batch * heads
-    values |= dict(words=words, row_kept=row_kept, out=out, lse=lse)
-    _launch(forward_kernel, grid, tiles["forward"], **values)
-    return out, row_kept.sum(1).float(), lse, words, row_kept
+    _launch(forward_kernel, grid, tiles["forward"], **values, out=out, lse=lse)
+    return out, row_kept.sum(1, dtype=torch.float32), lse, words_t, factors
 
 
 @attention.register_fake
-def _(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal):
+def _(q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scaling, dropout, reversal):
     batch, length, heads, _ = q.shape
     return (
         torch.empty_like(q),
         q.new_empty(batch, dtype=torch.float32),
         q.new_empty(batch, heads, length, dtype=torch.float32),
-        q.new_empty(batch, length, (length + 31) // 32, dtype=torch.int32),
-        q.new_empty(batch, length, dtype=torch.int32),
+        q.new_empty(batch, _padded(length) // WORD.value, length, dtype=torch.int32),
+        q.new_empty(batch, length, dtype=torch.float32),
     )
 
 
@@ -88,11 +94,12 @@ def attention_backward(
     adversary_q: Tensor,
     adversary_k: Tensor,
     key_mask: Tensor | None,
+    key_ends: Tensor,
     seed: Tensor | None,
     out: Tensor,
     lse: Tensor,
-    words: Tensor,
-    row_kept: Tensor,
+    words_t: Tensor,
+    factors: Tensor,
     causal: bool,
     scaling: float,
     dropout: float,
@@ -100,36 +107,41 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B,)."""
     batch, length, heads, _ = q.shape
-    values = _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal)
-    delta = torch.empty_like(lse)
-    values |= dict(d_out=d_out, d_kept=d_kept, out=out, lse=lse, delta=delta, words=words, row_kept=row_kept)
+    values = _arguments(
+        q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scaling, dropout, reversal
+    )
+    delta, d_k, d_v, d_adversary_k = (torch.empty_like(x) for x in (lse, k, v, adversary_k))
+    values |= dict(out=out, lse=lse, words_t=words_t, factors=factors, d_out=d_out, d_kept=d_kept)
+    values |= dict(delta=delta, d_k=d_k, d_v=d_v)
     tiles = tile_sizes(q)
-
     grid = triton.cdiv(length, tiles["delta"]["M"]), batch * heads
     _launch(delta_kernel, grid, tiles["delta"], **values)
-    d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    grid = triton.cdiv(length, tiles["query"]["M"]), batch * heads
-    _launch(query_gradient_kernel, grid, tiles["query"], **values, d_q=d_q)
-    grid = triton.cdiv(length, tiles["key_value"]["N"]), batch * k.shape[2]
-    _launch(key_value_gradient_kernel, grid, tiles["key_value"], **values, d_k=d_k, d_v=d_v)
 
-    # The adversary's score gradient s is the one L x L matrix in memory, so it is made some rows at a time.
-    tile = tiles["mask_gradient"]
-    padded = triton.cdiv(length, 64) * 64  # rows that start at a round address, for the matrix products
-    row_bytes = batch * padded * adversary_q.element_size()
-    step = max(CHUNK_BYTES // row_bytes // tile["M"], 1) * tile["M"]
-    d_adversary_q = torch.empty_like(adversary_q)
-    d_adversary_k = torch.zeros_like(adversary_k, dtype=torch.float32)
-    for first_row in range(0, length, step):
-        chunk = min(step, length - first_row)
-        d_s = adversary_q.new_empty(batch, chunk, padded)
-        grid = triton.cdiv(chunk, tile["M"]), triton.cdiv(length, tile["N"]), batch
-        piece = dict(d_s=d_s, first_row=first_row, chunk=chunk, width=padded)
-        _launch(mask_gradient_kernel, grid, tile, **values, **piece)
-        d_s, rows = d_s[..., :length], slice(first_row, first_row + chunk)
-        d_adversary_q[:, rows] = d_s @ adversary_k  # (B, chunk, L) x (B, L, E) -> (B, chunk, E)
-        d_adversary_k += d_s.mT @ adversary_q[:, rows]  # (B, L, chunk) x (B, chunk, E) -> (B, L, E)
-    return d_q, d_k, d_v, d_adversary_q, d_adversary_k.to(adversary_k.dtype)
+    n_sequences = min(max(batch * BLOCK_KEYS // length, 1), batch)
+    n_keys, width = min(batch * BLOCK_KEYS, length), _padded(length)
+    # The queries' gradients are sums over the blocks of a sequence: in float32, where there are several.
+    sums = q.dtype if n_keys == length else torch.float32
+    d_q, d_adversary_q = torch.empty_like(q, dtype=sums), torch.empty_like(adversary_q, dtype=sums)
+    d_scores = q.new_empty(n_sequences, heads, _padded(n_keys), width)
+    d_s = q.new_empty(n_sequences, _padded(n_keys), width)
+    values |= dict(d_scores=d_scores, d_s=d_s, d_q=d_q, lines=_padded(n_keys), width=width)
+    for first, first_key in itertools.product(range(0, batch, n_sequences), range(0, length, n_keys)):
+        values |= dict(first_sequence=first, sides_before=first_key // SIDE.value)
+        these, keys = slice(first, first + n_sequences), slice(first_key, first_key + n_keys)
+        some, n = adversary_k[these, keys].shape[:2]
+        grid = _padded(n) // tiles["key_value"]["N"], some * k.shape[2]
+        _launch(key_value_gradient_kernel, grid, tiles["key_value"], **values)
+        grid = triton.cdiv(length, tiles["query"]["M"]), some * heads
+        _launch(query_gradient_kernel, grid, tiles["query"], **values)
+        m, n_tile = tiles["mask_gradient"]["M"], tiles["mask_gradient"]["N"]
+        grid = triton.cdiv(length, m), triton.cdiv(n, n_tile), some
+        _launch(mask_gradient_kernel, grid, tiles["mask_gradient"], **values)
+        known = d_s[:some, :n, :length]
+        torch.bmm(known, adversary_q[these], out=d_adversary_k[these, keys])  # (keys, L) x (L, E)
+        term = known.mT @ adversary_k[these, keys]  # (L, keys) x (keys, E) -> (L, E)
+        total = d_adversary_q[these]
+        total.copy_(term) if first_key == 0 else total.add_(term)
+    return d_q.to(q.dtype), d_k, d_v, d_adversary_q.to(q.dtype), d_adversary_k
 
 
 @attention_backward.register_fake
@@ -139,29 +151,36 @@ def _(d_out, d_kept, q, k, v, adversary_q, adversary_k, *_):
 
 def _setup_context(ctx, inputs, output):
     *tensors, ctx.causal, ctx.scaling, ctx.dropout, ctx.reversal = inputs
-    out, _, lse, words, row_kept = output
-    ctx.save_for_backward(*tensors, out, lse, words, row_kept)
-    ctx.mark_non_differentiable(lse, words, row_kept)
+    out, _, *statistics = output
+    ctx.save_for_backward(*tensors, out, *statistics)
+    ctx.mark_non_differentiable(*statistics)
 
 
 def _backward(ctx, d_out, d_kept, *_):
     # The gradient of a sum or a mean is one number with strides of 0; kernels count in elements.
     given = d_out.contiguous(), d_kept.contiguous(), *ctx.saved_tensors
     gradients = attention_backward(*given, ctx.causal, ctx.scaling, ctx.dropout, ctx.reversal)
-    return (*gradients, *[None] * 6)
+    return (*gradients, *[None] * 7)
 
 
 attention.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _arguments(q, k, v, adversary_q, adversary_k, key_mask, seed, causal, scaling, dropout, reversal) -> dict:
+def _padded(length: int) -> int:
+    return triton.cdiv(length, SIDE.value) * SIDE.value
+
+
+def _arguments(
+    q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scaling, dropout, reversal
+) -> dict:
     """An operator's arguments, and what follows from them, by the names that the kernels give them."""
     _, length, heads, dim = q.shape
     return dict(
-        q=q, k=k, v=v, adversary_q=adversary_q, adversary_k=adversary_k, key_mask=key_mask, seed=seed,
-        length=length, H=heads, kv_heads=k.shape[2],
-        D=dim, E=adversary_q.shape[-1], scaling=scaling, scale2=scaling * math.log2(math.e),
-        dropout=dropout, reversal=reversal, CAUSAL=causal, PRECISION=_precision(),
+        q=q, k=k, v=v, adversary_q=adversary_q, adversary_k=adversary_k, key_mask=key_mask, key_ends=key_ends,
+        seed=seed, length=length, H=heads, kv_heads=k.shape[2], D=dim, E=adversary_q.shape[-1],
+        scale2=scaling * math.log2(math.e), survivor_scale=1 / (1 - dropout) if dropout < 1 else 0.0,
+        drop_below=min(int(dropout * 2**32) - 2**31, 2**31 - 1),  # of the random 32-bit integers, with a sign
+        reversal=reversal, CAUSAL=causal, PRECISION=_precision(),
     )  # fmt: skip
 
 
@@ -184,36 +203,22 @@ def _precision() -> str:
 def tile_sizes(q: Tensor) -> dict[str, dict[str, int]]:
     """Of each kernel: M queries x N keys in a tile, features at a time, warps, stages of the pipeline.
 
-    Chosen by compiling, for few registers spilled (tests/compile_kernels.py says how many) and at most the
-    99 KiB of shared memory that Ampere's and Ada's consumer cards have.
+    Chosen by compiling (tests/compile_kernels.py): nothing is spilled on Hopper with bfloat16, heads of 64,
+    and nowhere is there more than the 99 KiB of shared memory of Ampere's and Ada's consumer cards.
     """
-    dim = max(16, triton.next_power_of_2(q.shape[-1]))  # 16: the least that tl.dot takes
-    if q.element_size() == 2 and dim <= 64:
-        sizes = {
-            "mask": (128, 128, 8, 2),
-            "forward": (128, 64, 8, 3),
-            "query": (128, 64, 8, 2),
-            "key_value": (32, 128, 8, 2),
-            "mask_gradient": (128, 64, 8, 2),
-        }
-    elif q.element_size() == 2:
-        sizes = {
-            "mask": (128, 128, 8, 2),
-            "forward": (128, 64, 8, 2),
-            "query": (64, 64, 4, 2),
-            "key_value": (32, 64, 4, 2),
-            "mask_gradient": (64, 64, 4, 1),
-        }
-    else:
-        sizes = {
-            "mask": (64, 64, 4, 2),
-            "forward": (32, 32, 8, 1),
-            "query": (32, 32, 8, 1),
-            "key_value": (32, 32, 8, 1),
-            "mask_gradient": (64, 32, 8, 1),
-        }
-    sizes["delta"] = (64, 1, 4, 1)  # it knows rows alone
-    features = dict(BLOCK_D=dim, BLOCK_E=128 // q.element_size())  # of the heads; of the adversary, 128 bytes
+    half = q.element_size() == 2
+    sizes = {
+        "mask": (128, 128, 8, 2) if half else (64, 64, 4, 2),
+        "forward": (128, 64, 8, 2) if half else (32, 32, 8, 1),
+        "delta": (64, 1, 4, 1),  # it knows rows alone
+        "key_value": (32, 64, 4, 2) if half else (32, 32, 8, 1),
+        "query": (128, 64, 8, 2) if half else (32, 32, 8, 1),
+        "mask_gradient": (128, 64, 8, 2) if half else (64, 32, 8, 1),
+    }
+    features = {
+        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[-1])),  # 16: the least that tl.dot takes
+        "BLOCK_E": 128 // q.element_size(),  # 128 bytes of the adversary's
+    }
     return {
         name: dict(M=m, N=n, **features, num_warps=warps, num_stages=stages)
         for name, (m, n, warps, stages) in sizes.items()

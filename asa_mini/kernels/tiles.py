@@ -9,6 +9,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
 WORD = tl.constexpr(32)  # attention units per word of the packed mask
+SIDE = tl.constexpr(128)  # the longest side of a tile; what only kernels read is padded to it
 
 
 @triton.jit
@@ -38,37 +39,40 @@ def store_rows(tensor, tile, rows, columns, row_stride, n_rows, n_columns):
 
 
 @triton.jit
-def allowed_units(key_mask, batch, i, j, length, CAUSAL: tl.constexpr):
-    """True where query i may see key j: a real token, not in the future of a causal model."""
-    allowed = (i < length) & (j < length)
-    if key_mask is not None:
-        allowed = allowed & (tl.load(key_mask + batch * length + j, mask=j < length, other=0) != 0)
-    if CAUSAL:
-        allowed = allowed & (i >= j)
-    return allowed
+def first_word(batch, first, length):
+    """Where a sequence's words from position `first` on begin, in a packed mask (B, words of a line, L)."""
+    return batch * (tl.cdiv(length, SIDE) * (SIDE // WORD)) + first // WORD
 
 
 @triton.jit
-def kept_units(words, batch, i, j, first_key, length, N: tl.constexpr):
-    """Unpack the adversary's mask for N keys: unit (i, j) is bit j % 32 of word (i, j // 32).
+def add_bits(words, bits, batch, lines, first, length):
+    """Pack a tile of zeros and ones into words: position p of a line is bit p % 32 of its word p // 32.
 
-    A thread reads each word once and shifts it to all its keys.
+    The tile's rows are the lines, its columns the positions `first` and on. Words of one place lie together.
     """
-    n_words = tl.cdiv(length, WORD)
-    words += batch * length * n_words
-    first_word = first_key // WORD
-    bits = tl.zeros_like(i + j)
-    for word in tl.static_range(N // WORD):
-        inside = (i < length) & (first_word + word < n_words)
-        row = i.to(tl.int64) * n_words  # beyond 2^31 words at L 262,144
-        packed = tl.load(words + row + first_word + word, mask=inside, other=0)
-        bits = tl.where((j - first_key) // WORD == word, packed >> (j % WORD), bits)
-    return (bits & 1) != 0
+    R: tl.constexpr = bits.shape[0]
+    W: tl.constexpr = bits.shape[1] // WORD
+    packed = tl.sum(tl.reshape(bits, (R, W, WORD)) << tl.arange(0, WORD)[None, None, :], 2)
+    word = first_word(batch, first, length) + tl.arange(0, W)
+    target, inside = words + word[None, :] * length + lines[:, None], (lines < length)[:, None]
+    tl.store(target, tl.load(target, mask=inside, other=0) | packed, mask=inside)
 
 
 @triton.jit
-def drop(tile, seed, i, j, n, dropout):
-    """Dropout of the attention weights, or of their gradient; `seed` None means no dropout.
+def attended(scores, words, batch, lines, first, length):
+    """Scores where the packed mask has a 1, else -inf; rows and columns as in `add_bits`."""
+    column = tl.arange(0, scores.shape[1])[None, :]
+    word = first_word(batch, first, length)
+    packed = load_numbers(words, word, lines, length, 0)[:, None]
+    for w in tl.static_range(1, scores.shape[1] // WORD):
+        next_word = load_numbers(words, word + w, lines, length, 0)[:, None]
+        packed = tl.where(column // WORD < w, packed, next_word)
+    return tl.where(packed & (1 << column % WORD) != 0, scores, float("-inf"))
+
+
+@triton.jit
+def drop(tile, seed, i, j, n, drop_below):
+    """Zero the attention weights, or their gradients, that are dropped; `seed` None means no dropout.
 
     Philox of (i, j, n), n the head among the B H, says the same wherever it is asked, so the backward pass
     asks again instead of keeping B H L L bits. One call gives four numbers, for the units (i, j), (i + 8, j),
@@ -77,10 +81,9 @@ def drop(tile, seed, i, j, n, dropout):
     """
     if seed is not None:
         # -9: every bit but the one of value 8. 7 rounds of Philox pass BigCrush.
-        a, b, c, d = tl.philox(tl.load(seed), j & -9, i & -9, n, 0, 7)
+        a, b, c, d = tl.philox(seed, j & -9, i & -9, n, 0, 7)
         random = tl.where(i & 8 != 0, tl.where(j & 8 != 0, d, c), tl.where(j & 8 != 0, b, a))
-        survives = random.to(tl.float32) * 2.3283064365386963e-10 >= dropout  # 2^-32: [0, 2^32) to [0, 1]
-        tile = tl.where(survives, tile * (1 / (1 - dropout)), 0.0)
+        tile = tl.where(random.to(tl.int32, bitcast=True) >= drop_below, tile, 0.0)
     return tile
 
 
@@ -88,25 +91,9 @@ INTERPRETED = tl.constexpr(isinstance(drop, InterpretedFunction))  # TRITON_INTE
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr):
-    """a @ b in float32; PRECISION says what float32 inputs may be rounded to."""
+def product(a, b, PRECISION: tl.constexpr, total=None):
+    """total + a @ b in float32; PRECISION says what float32 inputs may be rounded to."""
     if INTERPRETED:
         # Its dot multiplies the bit patterns of bfloat16 (triton issue 11584); in float32 it is exact.
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, input_precision=PRECISION)
-
-
-@triton.jit
-def masked_scores(a, b, kept, allowed, row_kept, scale2, PRECISION: tl.constexpr):
-    """What the softmax sees, S = scale2 a b^T where kept: a, b = Q, K, or K, Q for the transposed tile.
-
-    A row with nothing kept attends uniformly to all that it is allowed to see.
-    """
-    scores = product(a, tl.trans(b), PRECISION) * scale2
-    return tl.where(kept, scores, tl.where((row_kept == 0) & allowed, 0.0, float("-inf")))
-
-
-@triton.jit
-def probability_gradient(a, b, seed, i, j, n, dropout, PRECISION: tl.constexpr):
-    """dP = dropout(a b^T) of a tile of head n: a, b = dO, V, or V, dO for the transposed tile."""
-    return drop(product(a, tl.trans(b), PRECISION), seed, i, j, n, dropout)
+    return tl.dot(a, b, total, input_precision=PRECISION)
