@@ -1,16 +1,16 @@
-"""Compile every kernel for NVIDIA GPUs that need not be here; prints shared memory and spills as JSON.
+"""Compile every kernel for NVIDIA GPUs that need not be here, and say what the machine code shows, as JSON.
+
+    python tests/compile_kernels.py 90,bfloat16,64 [86,float32,128 ...]
 
 A process of its own, because the tests' has the interpreter on: what it accepts, the compiler may refuse.
 """
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
 
 import torch
 import triton
+from machine_code import disassemble, early_copies, inner_loop, overwritten_operands
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -20,49 +20,60 @@ KERNELS = {
     "mask": adversary.mask_kernel,
     "forward": flash.forward_kernel,
     "delta": flash.delta_kernel,
-    "query": flash.query_gradient_kernel,
     "key_value": flash.key_value_gradient_kernel,
+    "query": flash.query_gradient_kernel,
     "mask_gradient": adversary.mask_gradient_kernel,
 }
-FLOAT32 = ["lse", "delta", "d_kept"]
-SCALARS = ["scale2", "scaling", "dropout", "reversal"]
-INTEGERS = ["length", "H", "kv_heads", "first_row", "chunk", "width"]
-POINTERS = {"key_mask": "*i1", "words": "*i32", "counts": "*i32", "row_kept": "*i32", "seed": "*i64"}
 TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+POINTERS = {"key_mask": "*i1", "seed": "*i64"}
+POINTERS |= dict.fromkeys(["key_ends", "words", "words_t", "row_kept"], "*i32")
+POINTERS |= dict.fromkeys(["lse", "delta", "factors", "d_kept"], "*fp32")
+NUMBERS = dict.fromkeys(["scale2", "survivor_scale", "reversal"], "fp32")
+NUMBERS |= dict.fromkeys(
+    ["length", "H", "kv_heads", "E", "drop_below", "first_sequence", "sides_before", "lines", "width"], "i32"
+)
+# What is asked of a kernel: little; padding and dropout, as in BERT; everything, at an odd length.
+ASKED = {
+    "bare": dict(key_mask=None, seed=None, CAUSAL=False),
+    "padding and dropout": dict(CAUSAL=False),
+    "all": dict(CAUSAL=True),
+}
 
 
-def compiled(name: str, capability: int, dtype: str, dim: int):
-    """With padding and dropout, causal: everything that a kernel can do at once."""
-    options = ops.tile_sizes(torch.empty(1, 1, 1, dim, dtype=getattr(torch, dtype)))[name]
-    launch = {key: options.pop(key) for key in ("num_warps", "num_stages") if key in options}
-    options |= dict(D=dim, E=768, CAUSAL=True, PRECISION="tf32x3")
+def compiled(name: str, asked: str, capability: int, dtype: str, dim: int):
+    """The kernel; and how many units of its tile a thread computes in one round."""
+    tile = ops.tile_sizes(torch.empty(1, 1, 1, dim, dtype=getattr(torch, dtype)))[name]
+    launch = {key: tile[key] for key in ("num_warps", "num_stages")}
+    given = tile | dict(D=dim, PRECISION="tf32x3") | ASKED[asked]
     signature, constants, hints = {}, {}, {}
     for place, parameter in enumerate(KERNELS[name].params):
         key = parameter.name
-        if parameter.is_constexpr:
-            signature[key], constants[key] = "constexpr", options[key]
-        elif key in SCALARS or key in INTEGERS:
-            signature[key] = "fp32" if key in SCALARS else "i32"
+        if key in given:
+            signature[key], constants[key] = "constexpr", given[key]
         else:
-            signature[key] = "*fp32" if key in FLOAT32 else POINTERS.get(key, TYPES[dtype])
+            signature[key] = NUMBERS.get(key) or POINTERS.get(key, TYPES[dtype])
+        even = key in ("E", "lines", "width") or (key == "length" and asked != "all")
+        if even or signature[key].startswith("*"):
             hints[place,] = [["tt.divisibility", 16]]
     source = ASTSource(KERNELS[name], signature, constants, hints)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
+    return kernel, tile["M"] * tile["N"] / (32 * tile["num_warps"])
 
 
-def spilled_bytes(kernel) -> int:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"STACK:(\d+)", usage)[1])
+def report(name: str, asked: str, capability: int, dtype: str, dim: int) -> dict:
+    kernel, units = compiled(name, asked, capability, dtype, dim)
+    code, stack = disassemble(kernel.asm["cubin"])
+    return {
+        "kernel": name, "asked": asked, "capability": capability, "dtype": dtype, "dim": dim,
+        "shared": kernel.metadata.shared, "spilled": stack,
+        "instructions_per_unit": round(len(inner_loop(code)) / units, 1),
+        "faults": overwritten_operands(code) + early_copies(kernel.asm["ptx"]),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
-    capability, dtype, dim = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    report = {}
-    for name in KERNELS:
-        kernel = compiled(name, capability, dtype, dim)
-        report[name] = {"shared": kernel.metadata.shared, "spilled": spilled_bytes(kernel)}
-    print(json.dumps(report))
+    for case in sys.argv[1:]:
+        capability, dtype, dim = case.split(",")
+        for asked in ["bare", "padding and dropout"] if capability == "90" else ["all"]:
+            for name in KERNELS:
+                print(json.dumps(report(name, asked, int(capability), dtype, int(dim))), flush=True)
