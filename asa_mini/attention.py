@@ -12,6 +12,7 @@ from asa_mini.errors import InputError
 MAX_DIM = 128  # head dimension; a wider tile does not fit into the shared memory of consumer GPUs
 MAX_SEQUENCES = 65_535  # heads x batch; CUDA's limit for the second dimension of a grid
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what tensor cores multiply
+MIN_CAPABILITY = (8, 0)  # Ampere; our tiles do not fit into the shared memory of older ones, as of a free T4
 
 
 def asa_attention(
@@ -65,7 +66,8 @@ def asa_attention(
     tensors = (q, k, v, adversary_q, adversary_k)
     _check_shapes(*tensors, allowed)
     batch, heads, length, dim = q.shape
-    facts = dict(device=q.device.type, dtypes={x.dtype for x in tensors}, sequences=batch * heads)
+    facts = dict(capability=gpu_capability(q.device), sequences=batch * heads)
+    facts |= dict(dtypes={x.dtype for x in tensors})
     if torch.is_autocast_enabled(q.device.type):  # then the kernels cast, as PyTorch's own attention does
         facts["dtypes"] = {torch.get_autocast_dtype(q.device.type)}
     facts |= dict(dims={dim, v.shape[-1]}, mask_rows=1 if allowed is None else allowed.shape[2])
@@ -131,10 +133,18 @@ def count_allowed(allowed: Tensor | None, causal: bool, batch: int, length: int,
     return units.sum(dim=(1, 2, 3)).to(like.dtype).expand(batch)
 
 
+def gpu_capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of an NVIDIA GPU, (8, 0) for an A100; None of any other device."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)  # get_device_capability would break torch.compile
+    return properties.major, properties.minor
+
+
 def choose_backend(
     wanted: str,
     *,
-    device: str,
+    capability: tuple[int, int] | None,
     dtypes: set[torch.dtype],
     dims: set[int],
     mask_rows: int = 1,
@@ -144,7 +154,8 @@ def choose_backend(
 
     Args:
         wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference.
-        device: the tensors' device type. dtypes: of q, k, v and the adversary's projections.
+        capability: of the tensors' device, see `gpu_capability`.
+        dtypes: of q, k, v and the adversary's projections.
         dims: D of q, and of v. sequences: heads x batch.
         mask_rows: of `allowed`: 1 for padding alone, more for a mask with a row for each query.
 
@@ -153,7 +164,7 @@ def choose_backend(
     """
     if wanted not in BACKENDS:
         raise InputError(f"unknown attention backend {wanted!r}; choose one of {', '.join(BACKENDS)}")
-    if wanted == "reference" or (wanted == "auto" and device != "cuda"):
+    if wanted == "reference" or (wanted == "auto" and capability is None):
         return "reference"
     names = ", ".join(sorted(str(dtype) for dtype in dtypes))
     if (kernels := _kernels()) is None:
@@ -166,8 +177,12 @@ def choose_backend(
         obstacle = "knows padding and causal masks alone, not one with a row for each query"
     elif sequences > MAX_SEQUENCES:
         obstacle = f"takes up to {MAX_SEQUENCES} heads x sequences at once, not {sequences} (smaller batches)"
-    elif device != "cuda" and not kernels.INTERPRETED:
+    elif capability is None and not kernels.INTERPRETED:
         obstacle = "needs an NVIDIA GPU (or TRITON_INTERPRET=1 before Python starts, slowly on the CPU)"
+    elif capability is not None and capability < MIN_CAPABILITY:
+        obstacle = "needs an Ampere GPU or newer, compute capability {}.{}, not {}.{}".format(
+            *MIN_CAPABILITY, *capability
+        )
     else:
         return "triton"
     if wanted == "auto":

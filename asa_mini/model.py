@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from asa_mini.adversary import Adversary
-from asa_mini.attention import choose_backend
+from asa_mini.attention import choose_backend, gpu_capability
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, double, find_self_attention
@@ -81,7 +81,7 @@ class AsaModel(nn.Module):
         config, model = self.model.config, self.model
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        facts = dict(device=model.device.type, dtypes={model.dtype}, dims={dim})
+        facts = dict(capability=gpu_capability(model.device), dtypes={model.dtype}, dims={dim})
         return choose_backend(self.asa_config.backend, **facts, mask_rows=2 if windows else 1)
 
     def _use_asa(self, on: bool) -> None:

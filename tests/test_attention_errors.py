@@ -38,7 +38,7 @@ def test_unknown_backend():
         make().run(backend="flash")
 
 
-FITS = dict(device="cuda", dtypes={torch.bfloat16}, dims={64})
+FITS = dict(capability=(8, 0), dtypes={torch.bfloat16}, dims={64})
 # What the kernels cannot do: the fact, a call that has it, and what is said.
 CANNOT = [
     (
@@ -90,7 +90,14 @@ def test_what_the_kernels_cannot_do(fact, call, message):
 def test_auto():
     assert choose_backend("auto", **FITS) == choose_backend("triton", **FITS) == "triton"
     assert choose_backend("reference", **FITS) == "reference"
-    assert choose_backend("auto", **FITS | dict(device="cpu")) == "reference"
+    assert choose_backend("auto", **FITS | dict(capability=None)) == "reference"
+
+
+@triton_only
+def test_a_gpu_that_is_too_old():
+    with pytest.raises(InputError, match=r"Ampere.*8\.0, not 7\.5; backend='reference'"):
+        choose_backend("triton", **FITS | dict(capability=(7, 5)))
+    assert choose_backend("auto", **FITS | dict(capability=(7, 5))) == "reference"
 
 
 @triton_only

@@ -1,6 +1,7 @@
 """Wrapped models on the Triton kernels give what they give on the reference."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,10 +119,12 @@ class TestAuto:
     def on_gpu(self, monkeypatch):
         """The backend that a model would have there."""
 
-        def backend(model, **options):
+        def backend(model, capability=(8, 0), **options):
             model = wrapped(model, **options)
             with monkeypatch.context() as patch:
                 patch.setattr(transformers.PreTrainedModel, "device", torch.device("cuda"))
+                properties = SimpleNamespace(major=capability[0], minor=capability[1])
+                patch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
                 return model.asa_backend
 
         return backend
@@ -134,6 +137,7 @@ class TestAuto:
         assert on_gpu(tiny(), backend="reference") == "reference"
 
     def test_reference_on_a_gpu_for_what_the_kernels_cannot_do(self, on_gpu):
+        assert on_gpu(tiny(), capability=(7, 5)) == "reference"
         assert on_gpu(tiny("modernbert")) == "reference"
         assert on_gpu(tiny().double()) == "reference"
         assert on_gpu(tiny(hidden_size=256, num_attention_heads=1)) == "reference"
