@@ -192,7 +192,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     if HAS_TRITON:
         import triton
 
-        triton.jit = lambda function: function  # a compiled kernel has no signature to show
+        # A compiled kernel has no signature to show; with options, jit is called before it has a function.
+        triton.jit = lambda function=None, **options: function or (lambda kernel: kernel)
     app.connect("source-read", page_source)
     app.connect("doctree-read", mend_links, priority=100)  # before Sphinx collects what to download
     app.connect("doctree-read", describe_figures)

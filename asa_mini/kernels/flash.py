@@ -197,9 +197,9 @@ def query_gradient_kernel(
     N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One program: M queries of one head, over the keys of a block::
+    """One program: M queries of one head over the keys of a block, dQ = factor ln 2 dS K.
 
-    dQ = factor ln 2 dS K, added to that of the keys before
+    It is added to what the blocks before have given.
     """
     in_block = tl.program_id(1).to(tl.int64)
     batch, head = first_sequence + in_block // H, in_block % H
