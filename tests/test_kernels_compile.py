@@ -31,8 +31,10 @@ def test_fits_every_gpu(reports):
 
 
 def test_the_card_that_the_tiles_are_chosen_for(reports):
-    """No spills; and no loop much longer than Triton 3.7 made it."""
-    longest = {"forward": (17, 31), "key_value": (21, 38)}  # instructions a unit: bare, padding and dropout
+    """No spills; and no loop much longer than Triton 3.6 and 3.7 made it."""
+    # Instructions a unit: bare, padding and dropout. Triton 3.6 makes 21.3 and 41.0 where 3.7
+    # makes 19.2 and 32.9.
+    longest = {"forward": (17, 31), "key_value": (22, 42)}
     for x in [x for x in reports if x["capability"] == 90]:
         assert x["spilled"] == 0, x
         assert x["instructions_per_unit"] <= longest.get(x["kernel"], (4, 4))[x["asked"] != "bare"], x
