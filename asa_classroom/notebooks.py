@@ -21,7 +21,7 @@ from asa_mini.train.files import write_json, write_text
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited "agg" would drop every figure
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait halve the speed beside other work
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from other work
     "TOKENIZERS_PARALLELISM": "false",
 }
 # Without this a failing `!command` goes unnoticed. A line of code, because IPython 8 has no flag for it.
