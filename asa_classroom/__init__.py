@@ -2,5 +2,6 @@
 
 checks holds the checks of the exercises, one module for each notebook; exercises makes the students'
 from the solutions; publishing adds what each starts with; notebooks runs them strictly, pages makes HTML of
-them; grading runs what students hand in. `asa_mini` imports nothing of this.
+them; grading runs what students hand in; errors holds what can be wrong with a notebook. `asa_mini` imports
+nothing of this.
 """

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from asa_classroom.errors import NotebookError
 from asa_classroom.publishing import TAG
-from asa_mini.errors import DataFileError, NotebookError
+from asa_mini.errors import DataFileError
 
 KERNEL = "python3"
 

@@ -19,7 +19,3 @@ class OutputExistsError(AsaError, FileExistsError):
 
 class NonFiniteLossError(AsaError, FloatingPointError):
     """A term of the training loss became NaN or infinite."""
-
-
-class NotebookError(AsaError, RuntimeError):
-    """A notebook could not be run, or one of its cells failed."""
