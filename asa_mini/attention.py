@@ -3,10 +3,13 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.utils.logging import get_logger
 
 from asa_mini.adversary import MASKED_SCORE, keep_mask
 from asa_mini.config import BACKENDS
 from asa_mini.errors import InputError
+
+logger = get_logger(__name__)
 
 # What the triton backend can do, and why no more:
 MAX_DIM = 128  # head dimension; a wider tile does not fit into the shared memory of consumer GPUs
@@ -66,12 +69,15 @@ def asa_attention(
     tensors = (q, k, v, adversary_q, adversary_k)
     _check_shapes(*tensors, allowed)
     batch, heads, length, dim = q.shape
-    facts = dict(capability=gpu_capability(q.device), sequences=batch * heads)
-    facts |= dict(dtypes={x.dtype for x in tensors})
-    if torch.is_autocast_enabled(q.device.type):  # then the kernels cast, as PyTorch's own attention does
-        facts["dtypes"] = {torch.get_autocast_dtype(q.device.type)}
-    facts |= dict(dims={dim, v.shape[-1]}, mask_rows=1 if allowed is None else allowed.shape[2])
-    chosen = choose_backend(backend, **facts)
+    autocast = torch.is_autocast_enabled(q.device.type)  # then the kernels cast, as PyTorch's own do
+    chosen = choose_backend(
+        backend,
+        capability=gpu_capability(q.device),
+        dtypes={torch.get_autocast_dtype(q.device.type)} if autocast else {x.dtype for x in tensors},
+        dims={dim, v.shape[-1]},
+        mask_rows=1 if allowed is None else allowed.shape[2],
+        sequences=batch * heads,
+    )
     attend = reference_attention if chosen == "reference" else _kernels().triton_attention
     scaling = dim**-0.5 if scaling is None else scaling
     output, kept = attend(*tensors, allowed, causal, scaling, dropout, gradient_reversal_scale)
@@ -92,26 +98,20 @@ def reference_attention(
 ) -> tuple[Tensor, Tensor]:
     """The equations of `asa_attention`, line by line; every tensor is dense. Returns O and the kept units."""
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, L, D)
+    k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, L, D)
+    seen = allowed_units(allowed, causal, q.shape[2], q.device)  # (B or 1, 1, L or 1, L)
+    seen = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device) if seen is None else seen
 
     mask = keep_mask(adversary_q, adversary_k, gradient_reversal_scale)[:, None]  # (B, 1, L, L)
-    bias = MASKED_SCORE * (1 - mask)
-    seen = allowed_units(allowed, causal, q.shape[2], q.device)  # (B or 1, 1, L or 1, L)
-    counted = mask
-    if seen is not None:
-        counted = mask * seen
-        # Half of the lowest number, so that adding a score to it cannot overflow to -inf.
-        bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min / 2)
-
+    # Half of the lowest number, so that adding a score to it cannot overflow to -inf.
+    bias = (MASKED_SCORE * (1 - mask)).masked_fill(~seen, torch.finfo(mask.dtype).min / 2)
     scores = scaling * q @ k.mT  # (B, H, L, D) x (B, H, D, L) -> (B, H, L, L)
     scores = torch.addcmul(bias, scores, mask.detach().to(scores.dtype))  # 0 * score + bias where masked
     weights = F.dropout(scores.softmax(-1), dropout)  # (B, H, L, L)
     output = weights.to(v.dtype) @ v  # (B, H, L, L) x (B, H, L, D) -> (B, H, L, D)
-    if seen is not None:
-        output = output * seen.any(-1, keepdim=True)
+    output = output * seen.any(-1, keepdim=True)
     # Counted in float32 at least: float16 overflows at 65504 units, one sequence of 256 tokens.
-    return output, counted.sum(dim=(1, 2, 3), dtype=torch.promote_types(counted.dtype, torch.float32))
+    return output, (mask * seen).sum(dim=(1, 2, 3), dtype=torch.promote_types(mask.dtype, torch.float32))
 
 
 def allowed_units(allowed: Tensor | None, causal: bool, length: int, device) -> Tensor | None:
@@ -127,8 +127,7 @@ def count_allowed(allowed: Tensor | None, causal: bool, batch: int, length: int,
     if allowed is not None and allowed.shape[2] > 1:
         units = allowed_units(allowed, causal, length, like.device)
     else:  # each key counts as often as there are queries that see it, the causal ones from j on
-        step = -1 if causal else 0
-        units = length + step * torch.arange(length, device=like.device)
+        units = length - causal * torch.arange(length, device=like.device)
         units = (units if allowed is None else units * allowed).reshape(-1, 1, 1, length)
     return units.sum(dim=(1, 2, 3)).to(like.dtype).expand(batch)
 
@@ -153,7 +152,8 @@ def choose_backend(
     """The backend that computes attention, "reference" or "triton".
 
     Args:
-        wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference.
+        wanted: one of BACKENDS; "auto" is triton on a GPU for what the kernels can do, else the reference,
+            which a GPU's user is told once.
         capability: of the tensors' device, see `gpu_capability`.
         dtypes: of q, k, v and the adversary's projections.
         dims: D of q, and of v. sequences: heads x batch.
@@ -166,11 +166,10 @@ def choose_backend(
         raise InputError(f"unknown attention backend {wanted!r}; choose one of {', '.join(BACKENDS)}")
     if wanted == "reference" or (wanted == "auto" and capability is None):
         return "reference"
-    names = ", ".join(sorted(str(dtype) for dtype in dtypes))
     if (kernels := _kernels()) is None:
         obstacle = "needs the triton package (Linux: pip install 'asa_mini[gpu]')"
     elif len(dtypes) > 1 or not dtypes <= set(DTYPES):
-        obstacle = f"has one of float16, bfloat16, float32, the same for all inputs, which are {names}"
+        obstacle = f"has one of {DTYPES}, the same for all inputs, not {sorted(map(str, dtypes))}"
     elif len(dims) > 1 or max(dims) > MAX_DIM:
         obstacle = f"has one dimension for queries and values, up to {MAX_DIM}, not {sorted(dims)}"
     elif mask_rows > 1:
@@ -180,14 +179,14 @@ def choose_backend(
     elif capability is None and not kernels.INTERPRETED:
         obstacle = "needs an NVIDIA GPU (or TRITON_INTERPRET=1 before Python starts, slowly on the CPU)"
     elif capability is not None and capability < MIN_CAPABILITY:
-        obstacle = "needs an Ampere GPU or newer, compute capability {}.{}, not {}.{}".format(
-            *MIN_CAPABILITY, *capability
-        )
+        obstacle = f"needs compute capability {MIN_CAPABILITY} (Ampere) or higher, not {capability}"
     else:
         return "triton"
-    if wanted == "auto":
-        return "reference"
-    raise InputError(f"backend='triton' {obstacle}; backend='reference' works everywhere")
+    if wanted == "triton":
+        raise InputError(f"backend='triton' {obstacle}; backend='reference' works everywhere")
+    if not torch.compiler.is_compiling():
+        logger.warning_once(f"the dense reference computes attention, slowly: backend='triton' {obstacle}")
+    return "reference"
 
 
 def _kernels():

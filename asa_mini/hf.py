@@ -9,16 +9,18 @@ the first pass saw.
 """
 
 import math
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from asa_mini.adversary import Adversary, keep_mask
+from asa_mini.adversary import Adversary
 from asa_mini.attention import allowed_units, asa_attention
 from asa_mini.errors import InputError
 
@@ -30,6 +32,9 @@ UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
 PER_EXAMPLE = {"input_ids", "attention_mask", "token_type_ids", "task_type_ids", "position_ids"}
 PER_EXAMPLE |= {"inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
 SHARED = {"cache_position", "head_mask", "logits_to_keep"}
+# With a mask and L % 128 = 64, cuDNN's backward pass can put NaN into the queries' gradient; on Hopper GPUs
+# it is the default (github.com/pytorch/pytorch/issues/196678, torch 2.11 to 2.13).
+ALL_BUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -45,9 +50,8 @@ class AsaPass:
     # One entry per call of an attacked layer:
     kept_units: list[Tensor] = field(default_factory=list)  # scalar, kept units per sequence
     kept_share: list[Tensor] = field(default_factory=list)  # scalar, kept / allowed units
-    # One entry per call of any layer, attacked or not, if a list is given to take them; both for analysis:
-    masks: list[Tensor] | None = None  # (B, L, L) boolean, True = kept and allowed
-    maps: list[Tensor] | None = None  # (B or 2B, H, L, L), attention weights
+    # For analysis: called with what `attend` gets, at every call of a layer, attacked or not.
+    record: Callable | None = None
 
 
 class AdversaryHook:
@@ -80,62 +84,45 @@ def _asa_attention_forward(
     module, query, key, value, attention_mask, asa=None, adversary_projections=None, is_causal=None, **kwargs
 ):
     """The function behind attn_implementation="asa"; q, k, v: (B or 2B, H, L, D) -> (B or 2B, L, H, D)."""
-    if isinstance(asa, _Probe):
-        return asa.answer(module, query, value, kwargs), None
     # By the rules of sdpa_attention_forward; a mask with a row for each query holds everything already.
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and (attention_mask is None or attention_mask.shape[2] == 1)
-    inputs = (attention_mask, causal, asa, adversary_projections)
-    if isinstance(asa, AsaPass) and (asa.masks is not None or asa.maps is not None):
-        _record(module, query, key, value, *inputs, **kwargs)
-    return _attend(module, query, key, value, *inputs, **kwargs), None
+    inputs = (module, query, key, value, attention_mask, causal, asa, adversary_projections)
+    if isinstance(asa, AsaPass) and asa.record is not None:
+        asa.record(*inputs, **kwargs)
+    return attend(*inputs, **kwargs), None
 
 
-def _attend(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> Tensor:
+def attend(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> Tensor:
     """(B or 2B, L, H, D); with projections adversarial attention, in a joint pass of the second half."""
     if projections is None:
-        return _plain_attention(module, query, key, value, allowed, causal, **kwargs)
+        return plain_attention(module, query, key, value, allowed, causal, **kwargs)
     clean = None
     if asa.joint:
         (clean_q, query), (clean_k, key), (clean_v, value) = (x.chunk(2) for x in (query, key, value))
         clean_allowed = allowed
         if allowed is not None and allowed.shape[0] > 1:  # else one mask for all examples
             clean_allowed, allowed = allowed.chunk(2)
-        clean = _plain_attention(module, clean_q, clean_k, clean_v, clean_allowed, causal, **kwargs)
+        clean = plain_attention(module, clean_q, clean_k, clean_v, clean_allowed, causal, **kwargs)
     with torch.set_grad_enabled(asa.grad):
-        chosen = {name: kwargs[name] for name in ("scaling", "dropout") if name in kwargs}
-        chosen |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, backend=asa.backend)
-        tensors = (query, key, value, *projections, allowed)
-        output, kept, units = asa_attention(*tensors, causal=causal, **chosen)
+        options = dict(causal=causal, scaling=kwargs.get("scaling"), dropout=kwargs.get("dropout", 0.0))
+        options |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, backend=asa.backend)
+        output, kept, units = asa_attention(query, key, value, *projections, allowed, **options)
         asa.kept_units.append(kept.mean())
         asa.kept_share.append(kept.detach().sum() / units.sum())
     output = output.transpose(1, 2)  # (B, L, H, D)
     return (output if clean is None else torch.cat([clean, output])).contiguous()
 
 
-def _plain_attention(module, query, key, value, allowed, causal, **kwargs) -> Tensor:
-    """PyTorch's own attention, in which a mask replaces causality."""
+def plain_attention(module, query, key, value, allowed, causal, **kwargs) -> Tensor:
+    """PyTorch's own attention, in which a mask replaces causality, by a backend with finite gradients."""
+    length, backends = query.shape[2], nullcontext()
     if allowed is not None:
-        allowed = allowed_units(allowed, causal, query.shape[2], query.device)
-    return sdpa_attention_forward(module, query, key, value, allowed, is_causal=causal, **kwargs)[0]
-
-
-def _record(module, query, key, value, allowed, causal, asa, projections, **kwargs) -> None:
-    """For analysis: this call's mask and attention weights, into the lists that were given to take them."""
-    length = query.shape[2]
-    if asa.masks is not None:  # of the attacked half; a layer without an adversary keeps all
-        size = query.shape[0] // (1 + asa.joint)
-        kept = query.new_ones(size, length, length, dtype=torch.bool)
-        if projections is not None:
-            kept = keep_mask(*(x.detach() for x in projections)).bool()
-        seen = allowed_units(allowed, causal, length, query.device)
-        asa.masks.append(kept if seen is None else kept & seen[-size:, 0])
-    if asa.maps is not None:  # the weights are what attention makes of the identity: softmax(S) I
-        one_hot = torch.eye(length, dtype=value.dtype, device=value.device)
-        one_hot = one_hot.expand(*value.shape[:2], -1, -1)  # (B or 2B, Hkv, L, L)
-        aside = replace(asa, kept_units=[], kept_share=[])  # they are counted once
-        maps = _attend(module, query, key, one_hot, allowed, causal, aside, projections, **kwargs)
-        asa.maps.append(maps.transpose(1, 2))
+        allowed = allowed_units(allowed, causal, length, query.device)
+        if length % 128 == 64:
+            backends = sdpa_kernel(ALL_BUT_CUDNN)
+    with backends:
+        return sdpa_attention_forward(module, query, key, value, allowed, is_causal=causal, **kwargs)[0]
 
 
 def key_mask(*, mask_function, attention_mask=None, q_length, kv_length, **options) -> Tensor | None:
@@ -159,27 +146,6 @@ AttentionInterface.register("asa", _asa_attention_forward)
 AttentionMaskInterface.register("asa", key_mask)  # without it, padding would be attended to without a word
 
 
-class _Probe:
-    """Passed as `asa=` once: which modules call the attention function, in which order, and their widths."""
-
-    def __init__(self):
-        self.read: dict[nn.Module, int] = {}  # width of the hidden states of modules that get the keyword
-        self.widths: dict[nn.Module, int] = {}  # of those that call the attention function
-
-    def look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Pre-hook of every module."""
-        x = _hidden_states(args, kwargs)
-        if kwargs.get("asa") is self and isinstance(x, Tensor):
-            self.read[module] = x.shape[-1]
-
-    def answer(self, module: nn.Module, query: Tensor, value: Tensor, options: dict) -> Tensor:
-        """In place of attention: zeros (B, L, H, D)."""
-        if module not in self.read or any(options.get(name) is not None for name in UNKNOWN_TERMS):
-            raise ValueError(f"{type(module).__name__} computes more than attention of its hidden states")
-        self.widths[module] = self.read[module]
-        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-
-
 def find_self_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     """The modules that call the attention function, in the order of the forward pass, and E that each reads.
 
@@ -192,20 +158,32 @@ def find_self_attention(model: PreTrainedModel) -> dict[nn.Module, int]:
     )
     if not model._supports_attention_backend or model.config.is_encoder_decoder:
         raise unsupported
-    probe, cuda = _Probe(), [model.device] if model.device.type == "cuda" else []
+    read, widths = {}, {}  # E of each module that gets the keyword; of those that call the attention function
+
+    def look(module, args, kwargs):  # pre-hook of every module
+        x = _hidden_states(args, kwargs)
+        if kwargs.get("asa") is probe and isinstance(x, Tensor):
+            read[module] = x.shape[-1]
+
+    def record(module, *_, **options):
+        if module not in read or any(options.get(name) is not None for name in UNKNOWN_TERMS):
+            raise ValueError(f"{type(module).__name__} computes more than attention of its hidden states")
+        widths[module] = read[module]
+
+    probe, cuda = AsaPass(joint=False, record=record), [model.device] if model.device.type == "cuda" else []
     tokens = torch.ones(1, 2, dtype=torch.long, device=model.device)
     with ExitStack() as undo, torch.no_grad(), torch.random.fork_rng(devices=cuda):
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         for module in model.modules():
-            undo.enter_context(module.register_forward_pre_hook(probe.look, with_kwargs=True))
+            undo.enter_context(module.register_forward_pre_hook(look, with_kwargs=True))
         try:
             model.set_attn_implementation("asa")
             model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), asa=probe)
-        except (TypeError, ValueError) as error:  # takes no such keyword, or the probe refuses
+        except (TypeError, ValueError) as error:  # takes no such keyword, or `record` refuses
             raise unsupported from error
-    if not probe.widths:
+    if not widths:
         raise unsupported
-    return probe.widths  # ALBERT calls one shared module many times
+    return widths  # ALBERT calls one shared module many times
 
 
 def max_positions(model: PreTrainedModel) -> int | float:
@@ -244,8 +222,8 @@ def check_inputs(model: PreTrainedModel, batch: dict, training: bool) -> int:
     mask = batch.get("attention_mask")
     looks = training and mask is not None and mask.ndim <= 3 and mask.device.type == "cpu"
     if looks and not torch.compiler.is_compiling():
-        empty = (mask == 0).all(-1)  # (B,), or (B, choices)
-        if empty.any():
-            example = int(empty.nonzero()[0, 0])
+        empty = (mask == 0).all(-1).nonzero()  # (n, 1), or with choices (n, 2)
+        if len(empty):
+            example = int(empty[0, 0])
             raise InputError(f"example {example} of the batch is all padding: its attention_mask has no 1")
     return size

@@ -2,8 +2,6 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -99,7 +97,8 @@ class AsaModel(nn.Module):
             self._use_asa(mode)
         return self
 
-    def _check_wrapped(self) -> None:
+    def check_wrapped(self) -> None:
+        """Raise InputError after `unwrap`."""
         if not self._wrapped:
             raise InputError("this model was unwrapped; call asa_mini.wrap again to train it with ASA")
 
@@ -138,16 +137,9 @@ class AsaModel(nn.Module):
         size = check_inputs(self.model, batch, self.training)
         if not self.training:
             return self.model(**batch, **({} if labels is None else {"labels": labels}))
-        self._check_wrapped()
+        self.check_wrapped()
         if labels is None:
             raise InputError("ASA needs labels in training mode; pass labels=..., or call .eval() to predict")
-        self._check_trainable()
-        logits, adversarial_logits, kept_units, kept_share = self._both_passes(batch, size)
-        task, config = task_loss(self.model, logits, labels), self.asa_config
-        out = asa_objective(task, logits, adversarial_logits, kept_units, config.alpha, config.temperature)
-        return AsaOutput(**{**out, "kept_share": kept_share})
-
-    def _check_trainable(self) -> None:
         players = self.adversaries.items()
         frozen = [key for key, player in players if not all(x.requires_grad for x in player.parameters())]
         if frozen:
@@ -156,18 +148,17 @@ class AsaModel(nn.Module):
                 "like before wrapping, or call adversaries.requires_grad_(); for adversaries that do not "
                 "learn set gradient_reversal_scale=0"
             )
+        return self._play(labels, {**batch, "return_dict": True}, size)
 
-    def _asa_pass(self, joint: bool, **lists) -> AsaPass:
-        # With "auto", a batch can still need the reference where the model as such does not: a dense mask.
-        backend = "reference" if self.asa_backend == "reference" else self.asa_config.backend
-        return AsaPass(joint, backend, self.asa_config.gradient_reversal_scale, **lists)
-
-    def _both_passes(self, batch: dict, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        batch = {**batch, "return_dict": True}
-        asa, backend = self._asa_pass(self.asa_config.joint_pass), self.asa_backend
+    def _play(self, labels: Tensor, batch: dict, size: int) -> AsaOutput:
+        """Both passes, and the objective of both players."""
+        config, backend = self.asa_config, self.asa_backend
         if backend != self._logged_backend and not torch.compiler.is_compiling():  # it may have moved
             self._logged_backend = backend
             logger.info("ASA attention backend: %s, on %s", backend, self.device)
+        # With "auto", a batch can still need the reference where the model as such does not: a dense mask.
+        backend = config.backend if backend == "triton" else backend
+        asa = AsaPass(config.joint_pass, backend, config.gradient_reversal_scale)
         if asa.joint:
             both = {name: double(name, value, size) for name, value in batch.items()}
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)
@@ -177,38 +168,9 @@ class AsaModel(nn.Module):
         kept_units = torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(())
         kept_share = torch.stack(asa.kept_share) if asa.kept_share else None
         asa.kept_units.clear()  # gradient checkpointing makes the graph hold `asa`: break the cycle
-        return logits, adversarial_logits, kept_units, kept_share
-
-    @contextmanager
-    def attackable(self) -> Iterator[PreTrainedModel]:
-        """The plain model, dropout off, while a call of it with `asa=AsaPass(...)` meets the adversaries."""
-        self._check_wrapped()
-        modes = {module: module.training for module in self.modules()}
-        used_asa = self.model.config._attn_implementation == "asa"
-        try:
-            self.eval()
-            self._use_asa(True)
-            yield self.model
-        finally:
-            for module, training in modes.items():
-                module.training = training
-            if self._wrapped:
-                self._use_asa(used_asa)
-
-    @torch.no_grad()
-    def masks(self, **batch: Tensor) -> list[Tensor]:
-        """What the adversaries would switch off in a batch, dropout off.
-
-        Args:
-            batch: keywords of the model without labels, input_ids (B, L) and so on.
-
-        Returns:
-            Per layer (B, L, L), boolean, True = kept and allowed; a layer that is not attacked keeps all.
-        """
-        asa = self._asa_pass(joint=False, masks=[])
-        with self.attackable() as model:
-            model(**batch, asa=asa)
-        return asa.masks
+        task = task_loss(self.model, logits, labels)
+        out = asa_objective(task, logits, adversarial_logits, kept_units, config.alpha, config.temperature)
+        return AsaOutput(**out, kept_share=kept_share)
 
 
 @cache

@@ -1,5 +1,6 @@
 """What `asa_attention` refuses, and what it says; and which backend computes what."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from attention_cases import arguments, make, triton_only
 
-from asa_mini import asa_attention
+from asa_mini import asa_attention, attention
 from asa_mini.attention import choose_backend
 from asa_mini.errors import InputError
 
@@ -44,12 +45,12 @@ CANNOT = [
     (
         dict(dtypes={torch.float64}),
         dict(dtype=torch.float64),
-        "float16, bfloat16, float32.* are torch.float64",
+        r"float16, torch.bfloat16, torch.float32\), .*not \['torch.float64'\]",
     ),
     (
         dict(dtypes={torch.float32, torch.float16}),
         dict(v=torch.zeros(2, 2, 5, 3, dtype=torch.float16)),
-        "the same for all inputs.*float16, torch.float32",
+        "the same for all inputs.*float16', 'torch.float32",
     ),
     (
         dict(dims={64, 65}),
@@ -72,12 +73,19 @@ CANNOT = [
 
 @triton_only
 @pytest.mark.parametrize("fact, call, message", CANNOT, ids=lambda x: x if isinstance(x, str) else "")
-def test_what_the_kernels_cannot_do(fact, call, message):
-    """Asked for by name it is refused; left to "auto" it goes to the reference, on a GPU as elsewhere."""
+def test_what_the_kernels_cannot_do(caplog, fact, call, message):
+    """Asked for by name it is refused; left to "auto" it goes to the reference, and on a GPU it says so."""
+    attention.logger.warning_once.cache_clear()
+    assert choose_backend("auto", **FITS | fact | dict(capability=None)) == "reference"
+    assert not caplog.records  # nothing faster was to be had
+    for _ in range(2):
+        assert choose_backend("auto", **FITS | fact) == "reference"
+    (said,) = caplog.messages
+    assert re.search(f"reference computes attention, slowly: backend='triton' .*{message}", said)
+
     message += ".*backend='reference' works everywhere"
     with pytest.raises(InputError, match=message):
         choose_backend("triton", **FITS | fact)
-    assert choose_backend("auto", **FITS | fact) == "reference"
     shape = {name: x for name, x in call.items() if not isinstance(x, torch.Tensor)}
     case = replace(
         make(**{"dtype": torch.float32} | shape), **{n: call[n] for n in call.keys() - shape.keys()}
@@ -95,7 +103,7 @@ def test_auto():
 
 @triton_only
 def test_a_gpu_that_is_too_old():
-    with pytest.raises(InputError, match=r"Ampere.*8\.0, not 7\.5; backend='reference'"):
+    with pytest.raises(InputError, match=r"capability \(8, 0\) .*, not \(7, 5\); backend='reference'"):
         choose_backend("triton", **FITS | dict(capability=(7, 5)))
     assert choose_backend("auto", **FITS | dict(capability=(7, 5))) == "reference"
 

@@ -13,6 +13,7 @@ from tiny import every_mode
 
 import asa_mini
 from asa_mini.hf import AsaPass
+from asa_mini.look.recording import Recording
 
 FIXTURES = Path(os.environ.get("ASA_FIXTURES", Path(__file__).parent / "fixtures"))
 CASES = sorted(path.parent for path in FIXTURES.glob("*/case.json"))
@@ -90,9 +91,9 @@ def check_values_and_gradients(case: Case) -> None:
 def test_masks(folder):
     case = Case(folder, joint=False)
     inputs = {name: x for name, x in case.batch.items() if name != "labels"}
-    asa = AsaPass(joint=False, masks=[])
-    case.wrapped.model(**inputs, asa=asa)
-    for layer, mask in enumerate(asa.masks):
+    recording = Recording()
+    case.wrapped.model(**inputs, asa=AsaPass(joint=False, record=recording))
+    for layer, mask in enumerate(recording.masks):
         assert torch.equal(mask, case.expected[f"mask.{layer}"].bool())
 
 

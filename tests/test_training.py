@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from asa_mini import AsaConfig
 from asa_mini.errors import DataFileError, InputError
+from asa_mini.look.recording import read_masks
 from asa_mini.train.evaluation import evaluate
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig
@@ -143,14 +144,13 @@ def test_loaded_adversaries_attack_as_the_trained_ones_did(run, tmp_path):
 
     class Attack(TrainerCallback):
         def on_train_end(self, args, state, control, model=None, **kwargs):
-            attacked["masks"] = model.masks(input_ids=torch.arange(5, 17).reshape(2, 6))
+            attacked["masks"] = read_masks(model, input_ids=torch.arange(5, 17).reshape(2, 6))
 
     result = run(
         "asa", tmp_path / "run", callbacks=[Attack()], asa=AsaConfig(0.0), adversary_learning_rate=1e-2
     )
-    again = load_adversaries(result.model, tmp_path / "run").masks(
-        input_ids=torch.arange(5, 17).reshape(2, 6)
-    )
+    loaded = load_adversaries(result.model, tmp_path / "run")
+    again = read_masks(loaded, input_ids=torch.arange(5, 17).reshape(2, 6))
     assert all(torch.equal(a, b) for a, b in zip(again, attacked["masks"], strict=True))
     assert 0 < torch.stack(again).float().mean() < 1
 

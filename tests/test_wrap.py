@@ -7,6 +7,7 @@ from tiny import batch, every_mode, step, tiny, trace, wrapped
 import asa_mini
 from asa_mini import AsaConfig
 from asa_mini.errors import InputError
+from asa_mini.look.recording import read_masks
 
 
 def test_layers_out_of_range():
@@ -48,7 +49,7 @@ def test_layers():
     out, gradients = step(model, **batch())
     assert out.kept_share.shape == (2,)
     assert {name.split(".")[1] for name in gradients if name.startswith("adversaries")} == {"0", "2"}
-    masks = model.masks(input_ids=batch()["input_ids"])
+    masks = read_masks(model, input_ids=batch()["input_ids"])
     assert [mask.all().item() for mask in masks] == [False, True, False]  # nobody attacks layer 1
 
 

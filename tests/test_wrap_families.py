@@ -8,6 +8,7 @@ from tiny import FAMILIES, PAD, SMALL, batch, every_mode, step, tiny, wrapped
 import asa_mini
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
+from asa_mini.look.recording import Recording, read_masks
 
 FOUND = dict.fromkeys(FAMILIES, 2) | {"albert": 1}  # ALBERT shares one layer
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -150,7 +151,7 @@ def test_causal_decoder_does_not_look_ahead(task, padded, options):
         moved = (after[half][0, 5:] - before[half][0, 5:]).abs().amax(-1)
         assert moved.min() > 1e-4  # later tokens do see it
 
-    for mask in model.masks(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
+    for mask in read_masks(model, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
         assert mask.any() and not mask.triu(1).any()
 
 
@@ -169,8 +170,7 @@ def test_decoder_without_a_padding_token():
 def test_sliding_windows_stay():
     """ModernBERT's local layers: ASA's mask is combined with the window, never put in its place."""
     model = wrapped(tiny("modernbert", local_attention=4))
-    inputs = batch(padded=False)
-    everywhere, local = model.masks(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    everywhere, local = read_masks(model, input_ids=batch(padded=False)["input_ids"])
     distance = (torch.arange(8)[:, None] - torch.arange(8)).abs()
     assert not local[:, distance > 2].any() and local[:, distance <= 2].any()
     assert everywhere[:, distance > 2].any()
@@ -179,13 +179,13 @@ def test_sliding_windows_stay():
 def test_masks_are_those_of_the_training_pass():
     model = wrapped(tiny(dropout=True, attention="eager"))
     inputs = {name: x for name, x in batch().items() if name != "labels"}
-    masks = model.masks(**inputs)
+    masks = read_masks(model, **inputs)
     assert model.training and model.model.training and model.config._attn_implementation == "asa"
     model.model.eval()  # no dropout, but still the adversarial attention
-    asa = AsaPass(joint=False, masks=[])
+    asa = AsaPass(joint=False, record=(recording := Recording()))
     out = model.model(**inputs, asa=asa)
     assert out.logits.grad_fn is not None
-    for ours, theirs, kept in zip(masks, asa.masks, asa.kept_units, strict=True):
+    for ours, theirs, kept in zip(masks, recording.masks, asa.kept_units, strict=True):
         assert ours.dtype == torch.bool and torch.equal(ours, theirs)
         assert not ours[~inputs["attention_mask"].bool()[:, None].expand(4, 8, 8)].any()
         assert ours.sum() / 4 == kept

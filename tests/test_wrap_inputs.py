@@ -3,7 +3,9 @@
 import pytest
 import torch
 from tiny import batch, every_mode, tiny, wrapped
+from torch.backends import cuda
 
+from asa_mini import hf
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
 
@@ -26,6 +28,23 @@ def test_example_that_is_all_padding(choices):
     model = wrapped(tiny("bert", "MultipleChoice" if choices else "SequenceClassification"))
     with pytest.raises(InputError, match=f"example {example} of the batch is all padding"):
         model(**inputs)
+
+
+@pytest.mark.parametrize("length, padded, spared", [(64, True, True), (64, False, False), (32, True, False)])
+def test_the_clean_half_never_meets_cudnn_where_it_gives_nan(monkeypatch, length, padded, spared):
+    """github.com/pytorch/pytorch/issues/196678; elsewhere the choice stays PyTorch's."""
+    allowed, plain = [], hf.sdpa_attention_forward
+
+    def watch(*args, **kwargs):
+        allowed.append((cuda.cudnn_sdp_enabled(), cuda.mem_efficient_sdp_enabled()))
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(hf, "sdpa_attention_forward", watch)
+    model = wrapped(tiny(max_position_embeddings=64))
+    allowed.clear()
+    model(**batch(length=length, padded=padded))
+    assert allowed == [(not spared, True)] * 2  # layers
+    assert cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("family, limit", [("bert", 40), ("roberta", 38), ("distilbert", 40), ("albert", 40)])

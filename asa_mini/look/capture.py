@@ -14,8 +14,10 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
+from asa_mini.look.recording import Recording, attackable
 from asa_mini.model import AsaModel, wrap
-from asa_mini.train.evaluation import check_max_length, given_back
+from asa_mini.train.evaluation import check_max_length
+from asa_mini.train.models import given_back
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def capture(
         if not isinstance(model, AsaModel):
             model = wrap(model, AsaConfig(layers=()))
             undo.callback(model.unwrap)
-        plain = undo.enter_context(model.attackable())
+        plain = undo.enter_context(attackable(model))
         read = partial(_records, plain, tokenizer, perturb)
         return in_batches(read, plain, tokenizer, texts, max_length, batch_size)
 
@@ -131,17 +133,17 @@ def in_batches(read, model, tokenizer, texts: list[str], max_length: int, batch_
 
 def _records(model, tokenizer, perturb, texts: list[str], encoded: BatchEncoding) -> list[AttentionRecord]:
     spans = encoded.pop("offset_mapping").cpu().numpy()
-    asa = AsaPass(joint=True, backend="reference", masks=[], maps=[])
+    recording = Recording(maps=[])
     both = {name: torch.cat([x, x]) for name, x in encoded.items()}
     if perturb is not None:
         clean = model.get_input_embeddings()(both.pop("input_ids")[: len(texts)])
         both["inputs_embeds"] = torch.cat([clean, perturb(model, dict(encoded))])
-    logits = model(**both, asa=asa).logits  # (2B, C)
+    logits = model(**both, asa=AsaPass(joint=True, backend="reference", record=recording)).logits  # (2B, C)
     if logits.ndim != 2:
         raise InputError(f"{type(model).__name__} predicts no class of a text: give a sequence classifier")
     predictions = logits.float().softmax(-1).cpu().numpy().reshape(2, len(texts), -1)
-    maps = torch.stack(asa.maps, 1).float().cpu().numpy()  # (2B, N, H, L, L)
-    kept = torch.stack(asa.masks, 1).cpu().numpy()  # (B, N, L, L)
+    maps = torch.stack(recording.maps, 1).float().cpu().numpy()  # (2B, N, H, L, L)
+    kept = torch.stack(recording.masks, 1).cpu().numpy()  # (B, N, L, L)
     records = []
     for i, text in enumerate(texts):
         real = np.flatnonzero(encoded["attention_mask"][i].cpu())

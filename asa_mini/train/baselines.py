@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from asa_mini.adversary import MASKED_SCORE
 from asa_mini.errors import InputError
-from asa_mini.hf import find_self_attention
+from asa_mini.hf import find_self_attention, plain_attention
 from asa_mini.train.config import PRIORS
-from asa_mini.train.evaluation import given_back
+from asa_mini.train.models import given_back
 
 
 @contextmanager
@@ -49,7 +48,9 @@ def attention_prior(model: PreTrainedModel, kind: str, strength: float) -> Itera
         yield
 
 
-def _prior_attention_forward(module, query, key, value, attention_mask, prior=(None, 0.0), **kwargs):
+def _prior_attention_forward(
+    module, query, key, value, attention_mask, prior=(None, 0.0), is_causal=None, **kwargs
+):
     """The function behind attn_implementation="asa_prior"; q, k, v: (B, H, L, D) -> (B, L, H, D)."""
     kind, strength = prior
     if kind == "random_mask":
@@ -58,7 +59,7 @@ def _prior_attention_forward(module, query, key, value, attention_mask, prior=(N
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min / 2)
         attention_mask = bias
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    output = plain_attention(module, query, key, value, attention_mask, False, **kwargs)
     if kind == "smoothing":
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
         if attention_mask is None:

@@ -1,8 +1,7 @@
 """Accuracy of a text classifier on every split of a dataset, and the checks of what goes into a model."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from datasets import DatasetDict
 from scipy.stats import binomtest
@@ -13,7 +12,7 @@ from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.data import check_dataset, label_names, tokenize
-from asa_mini.train.models import align_labels
+from asa_mini.train.models import align_labels, given_back
 
 
 def evaluate(
@@ -52,27 +51,6 @@ def model_inputs(dataset: DatasetDict, model, tokenizer, max_length: int, needed
     check_max_length(model, max_length)
     check_dataset(dataset, model.config.num_labels, needed)
     return tokenize(dataset, tokenizer, max_length, align_labels(model.config, label_names(dataset)))
-
-
-@contextmanager
-def given_back(model: PreTrainedModel) -> Iterator[None]:
-    """Afterwards `model` has its training modes, its kind of attention, its use_cache and its own forward,
-    without accelerate's autocast."""
-    modes, attention = {m: m.training for m in model.modules()}, model.config._attn_implementation
-    forward, cache = vars(model).get("forward"), getattr(model.config, "use_cache", None)
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        if model.config._attn_implementation != attention:
-            model.set_attn_implementation(attention)
-        for name in ("forward", "_original_forward"):
-            vars(model).pop(name, None)
-        if forward is not None:
-            model.forward = forward
-        if cache is not None:
-            model.config.use_cache = cache
 
 
 def evaluate_splits(trainer: Trainer, tokens: DatasetDict) -> dict:

