@@ -138,19 +138,6 @@ def test_layer_profile_draws_values_and_intervals(ax):
         plots.layer_profile(ax, {"wrong": np.zeros((2, 2))}, "x")
 
 
-def test_loss_terms_draws_each_term_and_each_layer():
-    terms = [
-        {"step": i, "task_loss": 1 / i, "divergence": i / 10, "kept_share": [0.5, i / 4]} for i in (1, 2, 3)
-    ]
-    left, right = axes = plt.subplots(1, 2)[1]
-    plots.loss_terms(axes, terms)
-    assert [list(line.get_ydata()) for line in left.get_lines()] == [[1, 1 / 2, 1 / 3], [0.1, 0.2, 0.3]]
-    assert [list(line.get_ydata()) for line in right.get_lines()] == [[50, 50, 50], [25, 50, 75]]
-    assert list(right.get_lines()[0].get_xdata()) == [1, 2, 3]
-    with pytest.raises(InputError, match="no divergence"):
-        plots.loss_terms(axes, [{"step": 1, "loss": 0.5}])
-
-
 def test_heatmap_of_a_mask_has_a_legend_and_no_colour_bar(ax):
     plots.attention_heatmap(ax, np.array([[True, False], [True, True]]), ["a", "b"])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["kept", "masked"]

@@ -6,15 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import tiny_text
 
 from asa_mini import AsaConfig
-from asa_mini.errors import DataFileError
+from asa_mini.errors import DataFileError, InputError
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.files import write_json
 from asa_results import tables
+from asa_results.figures import loss_terms
 
 
 def script(name):
@@ -139,3 +141,18 @@ def test_an_experiment_without_its_data_is_one_line_and_exit_code_2(tmp_path, ca
     assert script("experiments").main(["planted", "--data_dir", str(tmp_path / "none")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "no folder" in err and len(err.splitlines()) == 1
+
+
+def test_loss_terms_draws_each_term_and_each_layer():
+    plt.switch_backend("agg")
+    terms = [
+        {"step": i, "task_loss": 1 / i, "divergence": i / 10, "kept_share": [0.5, i / 4]} for i in (1, 2, 3)
+    ]
+    left, right = axes = plt.subplots(1, 2)[1]
+    loss_terms(axes, terms)
+    assert [list(line.get_ydata()) for line in left.get_lines()] == [[1, 1 / 2, 1 / 3], [0.1, 0.2, 0.3]]
+    assert [list(line.get_ydata()) for line in right.get_lines()] == [[50, 50, 50], [25, 50, 75]]
+    assert list(right.get_lines()[0].get_xdata()) == [1, 2, 3]
+    with pytest.raises(InputError, match="no divergence"):
+        loss_terms(axes, [{"step": 1, "loss": 0.5}])
+    plt.close("all")

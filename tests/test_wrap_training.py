@@ -207,14 +207,15 @@ def test_gradient_checkpointing_in_trainer(tmp_path):
     assert_same(weights, checkpointed)
 
 
-@pytest.mark.parametrize("joint, backend", [(True, "aot_eager"), (False, "eager")])
-def test_compile(joint, backend):
-    """`fullgraph` turns every graph break into an error."""
+@pytest.mark.parametrize("joint, backend, length", [(True, "aot_eager", 64), (False, "eager", 8)])
+def test_compile(joint, backend, length):
+    """`fullgraph` turns every graph break into an error; at 64 tokens the clean half leaves cuDNN out."""
     torch._dynamo.reset()
-    model = wrapped(tiny(num_hidden_layers=1), joint_pass=joint)
-    expected, grads = step(model, **batch())
+    inputs = batch(length=length)
+    model = wrapped(tiny(num_hidden_layers=1, max_position_embeddings=64), joint_pass=joint)
+    expected, grads = step(model, **inputs)
     model.zero_grad()
-    out = torch.compile(model, backend=backend, fullgraph=True)(**batch())
+    out = torch.compile(model, backend=backend, fullgraph=True)(**inputs)
     out.loss.backward()
     assert_same_terms(out, expected)
     assert_same(gradients(model), grads)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from asa_mini.errors import InputError
 from asa_mini.look.capture import check_arguments, in_batches, tokens_at
@@ -29,11 +29,7 @@ def margin(logits: Tensor, classes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def leave_one_out(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_length: int = 128,
-    batch_size: int = 64,
+    model: PreTrainedModel, tokenizer, texts: Sequence[str], max_length: int = 128, batch_size: int = 64
 ) -> list[np.ndarray]:
     """How much the log-odds of the predicted class fall when a word is left out; dropout is off.
 
@@ -67,7 +63,7 @@ def leave_one_out(
 
 def gradient_times_input(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer,
     texts: Sequence[str],
     max_length: int = 128,
     batch_size: int = 64,
