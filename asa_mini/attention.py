@@ -98,7 +98,8 @@ def reference_attention(
 ) -> tuple[Tensor, Tensor]:
     """The equations of `asa_attention`, line by line; every tensor is dense. Returns O and the kept units."""
     groups = q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, L, D)
+    if groups > 1:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, L, D)
     seen = allowed_units(allowed, causal, q.shape[2], q.device)  # (B or 1, 1, L or 1, L)
     seen = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device) if seen is None else seen
 
