@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help notebooks test test-least site lab lint clean
+.PHONY: help notebooks test test-least gpu site lab lint clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test-least:  ## run the tests with the oldest versions that pyproject.toml allow
 	grep -vE '^($(FREE))==' constraints.txt > .venv-least/constraints.txt
 	.venv-least/bin/pip install -q -c .venv-least/constraints.txt $(LEAST) -e '.[test]'
 	.venv-least/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+# A machine lent for measuring has no network, and a torch that fits its driver: what PYTHON has is taken as it
+# is where that torch has CUDA, and only elsewhere the environment of the other targets.
+gpu:  ## check and measure the kernels on an NVIDIA GPU, in 8 minutes at most: results/gpu_*.json
+	@if $(PYTHON) -c 'import sys, torch, transformers, triton; sys.exit(not torch.version.cuda)' 2> /dev/null; \
+	then $(PYTHON) -m asa_mini bench gpu; else $(MAKE) $(STAMP) && $(BIN)/python -m asa_mini bench gpu; fi
 
 site: $(STAMP)  ## make the static site of notebooks, README and modules: build/site/index.html
 	rm -rf build/site build/site-trees build/jupyter_execute

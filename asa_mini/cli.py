@@ -69,6 +69,11 @@ ATTENTION = options(
     dtype=(Literal["bfloat16", "float16", "float32"], "bfloat16", "of all tensors"),
     **FILE,
 )
+GPU = options(
+    "measurement",
+    output_dir=(Path, Path("results"), "folder for gpu_PART.json, one for each part"),
+    part=(str | None, None, "run this part alone, in this process (default: all of them)"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,6 +118,8 @@ def build_parser() -> Parser:
     what = bench.add_subparsers(required=True, metavar="WHAT")
     _add(what, "step", _bench_step, [STEP], "one whole optimisation step")
     _add(what, "attention", _bench_attention, [ATTENTION], "attention alone")
+    gpu = _add(what, "gpu", _bench_gpu, [GPU], "check and measure the kernels on an NVIDIA GPU")
+    gpu.set_defaults(run=_bench_gpu)  # it returns its exit code
     return parser
 
 
@@ -163,19 +170,29 @@ def _evaluate(arguments: argparse.Namespace) -> dict:
 
 
 def _bench_step(arguments: argparse.Namespace) -> dict:
-    from asa_mini.bench.step import bench_step, print_table
+    from asa_mini.bench.measuring import print_rows
+    from asa_mini.bench.step import bench_step
 
     sizes = arguments.batch_size, arguments.length, arguments.repeats, arguments.bf16
-    print_table(rows := bench_step(arguments.model_name_or_path, *sizes))
+    rows = list(bench_step(arguments.model_name_or_path, *sizes))
+    print_rows(rows, seconds=".3f", ratio=".2f", ratio_low=".2f", ratio_high=".2f", peak_mib=".0f")
     return {"rows": rows}
 
 
 def _bench_attention(arguments: argparse.Namespace) -> dict:
-    from asa_mini.bench.attention import bench_attention, print_attention
+    from asa_mini.bench.attention import compare, of_tokens
+    from asa_mini.bench.measuring import print_rows
 
-    settings = {name: getattr(arguments, name) for name in ("tokens", "heads", "dim", "dtype")}
-    print_attention(result := bench_attention(arguments.length, **settings))
-    return settings | result
+    shape = {name: getattr(arguments, name) for name in ("heads", "dim", "dtype")}
+    rows = list(compare(of_tokens(arguments.tokens, arguments.length, **shape)))
+    print_rows(rows, seconds=".5f", to_flash=".2f", to_cuDNN=".2f", peak_mib=".0f", error="")
+    return {"rows": rows}
+
+
+def _bench_gpu(arguments: argparse.Namespace) -> int:
+    from asa_mini.bench.gpu import bench_gpu
+
+    return bench_gpu(arguments.output_dir, arguments.part)
 
 
 def _load(arguments: argparse.Namespace, max_train_samples: int | None = None):

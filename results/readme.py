@@ -20,6 +20,12 @@ def measured() -> str:
     step = json.loads(STEP_COST.read_text(encoding="utf-8"))
     title = "**Cost of a step** against the same model's plain step (sdpa attention)"
     sections = [f"{title}. {source([step])}\n\n{step_cost(step['rows'])}\n"]
+    for part, table, title in (
+        ("attention", gpu_attention, "**Attention on a GPU**, forward and backward (notebook 06)"),
+        ("step", step_cost, "**Cost of a step on a GPU**, BERT-base with random weights, bf16"),
+    ):
+        if run := tables.read_gpu(part):
+            sections.append(f"{title}. {source([run])}\n\n{table(run['rows'])}\n")
     for table, title in (
         (planted, "**Real sentences with a planted shortcut word** (SST-2, agreement 0.9)"),
         (shortcut, "**The shipped corpus**, four layers, frozen embeddings (notebook 04)"),
@@ -56,6 +62,11 @@ def step_cost(rows: list[dict]) -> str:
         for row in rows
     }
     return markdown_table(pd.DataFrame.from_dict(table, orient="index").rename_axis(["B", "L", "step"]))
+
+
+def gpu_attention(rows: list[dict]) -> str:
+    table = markdown_table(tables.attention_times(rows))
+    return f"Milliseconds at 16,384 tokens, 12 heads of 64, bf16, next to plain attention by name:\n\n{table}"
 
 
 def against_plain(runs: pd.DataFrame, epochs: float, longer: float) -> str:

@@ -86,6 +86,30 @@ def read_attention(name: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def read_gpu(part: str) -> dict | None:
+    """What `make gpu` stored of a part, "attention" or "step": its rows with a time. None if it has none."""
+    file = results_folder() / f"gpu_{part}.json"
+    run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": []}
+    rows = [row for row in run["rows"] if "seconds" in row]
+    return run | {"rows": rows} if rows else None
+
+
+def attention_times(rows: list[dict]) -> pd.DataFrame:
+    """Milliseconds of forward and backward by kind of attention, and those of ASA's kernels against others.
+
+    Returns:
+        Indexed by padded, dropout and length; text, "" for what was not measured.
+    """
+    index = ["padded", "dropout", "length"]
+    ms = 1e3 * pd.DataFrame(rows).pivot_table(index=index, columns="kind", values="seconds", sort=False)
+    ms = ms.reindex(columns=["flash", "cuDNN", "triton", "reference", "float bias"])
+    ratios = {f"ASA / {kind}": ms["triton"] / ms[kind] for kind in ("flash", "cuDNN")}
+    ratios["dense / ASA"] = ms["reference"] / ms["triton"]
+    names = {"triton": "ASA, kernels", "reference": "ASA, dense", "float bias": "ASA, float bias"}
+    table = ms.rename(columns=names).assign(**ratios)
+    return table.map(lambda x: "" if pd.isna(x) else f"{x:.2f}")
+
+
 def _paired(table: pd.DataFrame, base: pd.Series, form: str, mean: str, ahead: str) -> pd.DataFrame:
     """Columns of `table` minus `base`, seed by seed: the mean, in `form`, and "2 of 3 seeds" ahead."""
     gain = table.sub(base, axis=0).dropna(axis=1, how="all")

@@ -91,6 +91,20 @@ def test_missing_results_say_how_to_get_them(store, tmp_path, monkeypatch):
         tables.read_runs("made")
 
 
+def test_gpu_times_are_shown_where_there_are_some(store, tmp_path):
+    assert tables.read_gpu("attention") is None
+    case = {"padded": False, "dropout": 0.1, "length": 512}
+    times = {"flash": {"seconds": 0.001}, "triton": {"seconds": 0.0015}, "reference": {"error": "no memory"}}
+    rows = [case | {"kind": kind} | found for kind, found in times.items()]
+    write_json(tmp_path / "gpu_attention.json", {"device": "a GPU", "error": None, "rows": rows})
+    run = tables.read_gpu("attention")
+    shown = tables.attention_times(run["rows"]).loc[False, 0.1, 512]
+    assert run["device"] == "a GPU" and len(run["rows"]) == 2
+    assert (shown["ASA, kernels"], shown["ASA / flash"], shown["ASA / cuDNN"]) == ("1.50", "1.50", "")
+    write_json(tmp_path / "gpu_attention.json", {"error": "no time", "rows": rows[2:]})
+    assert tables.read_gpu("attention") is None
+
+
 def test_readme_shows_what_was_measured():
     """README's tables are generated; a number typed by hand, or a new measurement not shown, fails here."""
     readme = script("readme")

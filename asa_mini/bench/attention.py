@@ -1,77 +1,116 @@
 """What ASA's attention costs next to plain attention, and to what one would write without the kernels."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
-from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
 from asa_mini.adversary import MASKED_SCORE, keep_mask
 from asa_mini.attention import asa_attention
-from asa_mini.bench.measuring import device, peak_mib, print_rows
+from asa_mini.bench.measuring import device, ms_by_kernel, peak_mib, seconds_of
 from asa_mini.errors import InputError
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-LONGEST = 2**18  # tokens; where the search for the longest sequence ends
+
+@dataclass(frozen=True)
+class Case:
+    """Attention over B sequences of H heads, D wide; the adversary is E = H D wide.
+
+    `padded`: the sequences have L/2 to L tokens, evenly spread, instead of L each.
+    """
+
+    batch_size: int
+    length: int
+    heads: int = 12
+    dim: int = 64
+    dtype: str = "bfloat16"
+    padded: bool = False
+    dropout: float = 0.0
+
+    def inputs(self) -> list[Tensor | None]:
+        """Random q, k, v (B, H, L, D), Qa, Ka (B, L, E), all in need of a gradient, and `allowed` or None."""
+        generator = torch.Generator(device()).manual_seed(0)
+
+        def random(*shape):
+            x = torch.randn(*shape, generator=generator, device=generator.device)
+            return x.to(getattr(torch, self.dtype))
+
+        rows = self.batch_size, self.length
+        tensors = [random(*rows, self.heads, self.dim).transpose(1, 2) for _ in range(3)]
+        tensors += [random(*rows, self.heads * self.dim) for _ in range(2)]
+        real = torch.linspace(self.length / 2, self.length, self.batch_size, device=generator.device).ceil()
+        allowed = torch.arange(self.length, device=generator.device) < real[:, None]
+        return [x.requires_grad_() for x in tensors] + [allowed[:, None, None] if self.padded else None]
 
 
-def sdpa(q, k, v, adversary_q, adversary_k):
-    """Plain attention, no adversary: what everything is compared with."""
-    return (F.scaled_dot_product_attention(q, k, v),)
+def plain(backend: SDPBackend, q, k, v, adversary_q, adversary_k, allowed=None, dropout=0.0):
+    """PyTorch's attention by one backend, no adversary. Flash takes no mask: it computes padding as well."""
+    mask = None if backend == SDPBackend.FLASH_ATTENTION else allowed
+    with sdpa_kernel(backend):
+        return (F.scaled_dot_product_attention(q, k, v, mask, dropout),)
 
 
-def float_bias(q, k, v, adversary_q, adversary_k):
+def float_bias(q, k, v, adversary_q, adversary_k, allowed=None, dropout=0.0):
     """PyTorch's attention with the mask as a dense, differentiable bias."""
-    mask = keep_mask(adversary_q, adversary_k)  # (B, L, L)
-    return F.scaled_dot_product_attention(q, k, v, MASKED_SCORE * (1 - mask)[:, None]), mask.sum((1, 2))
+    bias, kept = _bias(adversary_q, adversary_k, allowed)
+    return F.scaled_dot_product_attention(q, k, v, bias[:, None], dropout), kept
 
 
-def flex(q, k, v, adversary_q, adversary_k):
+def flex(q, k, v, adversary_q, adversary_k, allowed=None, dropout=0.0):
     """flex_attention, compiled, which reads the same dense bias in its score function; GPU only."""
-    mask = keep_mask(adversary_q, adversary_k)
-    bias = MASKED_SCORE * (1 - mask)
+    if dropout:
+        raise InputError("flex_attention has no dropout")
+    bias, kept = _bias(adversary_q, adversary_k, allowed)
 
     def add_bias(score, batch, head, i, j):
         return score + bias[batch, i, j]
 
-    return torch.compile(flex_attention)(q, k, v, score_mod=add_bias), mask.sum((1, 2))
+    return torch.compile(flex_attention)(q, k, v, score_mod=add_bias), kept
 
 
-# Each takes q, k, v (B, H, L, D), Qa, Ka (B, L, E), and returns the output and, but for sdpa, the kept units.
-KINDS: dict[str, Callable] = {
-    "sdpa": sdpa,
+def _bias(adversary_q, adversary_k, allowed) -> tuple[Tensor, Tensor]:
+    """(B, L, L) what is added to the scores, and (B,) the kept units."""
+    mask = keep_mask(adversary_q, adversary_k)
+    if allowed is None:
+        return MASKED_SCORE * (1 - mask), mask.sum((1, 2))
+    mask = mask * allowed[:, 0]
+    return (MASKED_SCORE * (1 - mask)).masked_fill(~allowed[:, 0], float("-inf")), mask.sum((1, 2))
+
+
+# Each takes the six of `Case.inputs`, and returns the output and, but for the plain ones, the kept units.
+# cuDNN is what PyTorch takes by itself on Hopper.
+PLAIN: dict[str, Callable] = {
+    "flash": partial(plain, SDPBackend.FLASH_ATTENTION),
+    "cuDNN": partial(plain, SDPBackend.CUDNN_ATTENTION),
+}
+KINDS: dict[str, Callable] = PLAIN | {
     "triton": partial(asa_attention, backend="triton"),
     "reference": partial(asa_attention, backend="reference"),
     "float bias": float_bias,
     "flex": flex,
 }
-# Interpreted kernels say nothing about speed, and flex_attention has no backward pass on a CPU.
-CPU_KINDS = ("sdpa", "reference", "float bias")
+GPU_KINDS = ("flash", "cuDNN", "triton", "reference", "float bias")  # flex takes a process of its own
+CPU_KINDS = ("flash", "reference", "float bias")  # interpreted kernels say nothing about speed
 
 
 def counted(kind: str, batch: int, length: int, heads: int, dim: int, itemsize: int) -> tuple[float, float]:
-    """Operations and bytes that forward and backward of a kind need, counted by hand.
+    """Operations of forward and backward, and bytes that have to move if every tile is read once.
 
-    One unit is a product of 2 B L L E operations, E = H D. Plain attention: two products forward (QK^T, PV),
-    five backward (QK^T again, dO V^T, dV, dQ, dK). The kernels: those seven, s forward and backward, two that
-    take its gradient to Qa and Ka; dS is written, and read for dQ and for the mask's gradient, 3 passes over
-    B H L L. The dense forms keep their matrices, so they compute nothing twice, and pay in bytes:
-    about 15 such passes.
-
-    Args:
-        itemsize: bytes per number.
-
-    Returns:
-        Floating point operations, and bytes that must move to and from memory if every tile is read once.
+    Counted by hand, with `itemsize` bytes per number. One unit is a product of 2 B L L E operations, E = H D.
+    Plain attention: two products forward (QK^T, PV), five backward (QK^T again, dO V^T, dV, dQ, dK). The
+    kernels: those seven, s forward and backward, two that take its gradient to Qa and Ka; dS is written, and
+    read for dQ and for the mask's gradient, 3 passes over B H L L. The dense forms keep their matrices, so
+    they compute nothing twice, and pay in bytes: about 15 such passes.
     """
     unit, row = 2 * batch * length**2 * heads * dim, batch * length * heads * dim * itemsize
     square = batch * length**2  # attention units, all heads sharing them
-    if kind == "sdpa":
+    if kind in PLAIN:
         return 7 * unit, 12 * row
     if kind == "triton":
         bits = 4 * square / 8  # of the mask, in both directions, written and read
@@ -79,123 +118,63 @@ def counted(kind: str, batch: int, length: int, heads: int, dim: int, itemsize: 
     return 9 * unit, 16 * row + 15 * heads * square * itemsize
 
 
-def bench_attention(
-    lengths: Sequence[int], tokens: int, heads: int, dim: int, dtype: str, kinds: Sequence[str] = ()
-) -> dict:
-    """Time forward plus backward of every kind at a fixed number of tokens, dropout off.
-
-    Args:
-        lengths: L; the batch is tokens // L sequences.
-        heads, dim: H and D; the adversary is E = H D wide.
-        dtype, kinds: keys of DTYPES and KINDS; by default all kinds on a GPU, CPU_KINDS elsewhere.
-
-    Returns:
-        `rows`: one dict per L and kind: `batch_size`, `length`, `kind`, `flops` and `bytes` as `counted`,
-        `seconds` (median; `ms`: the same in milliseconds), `ratio` to sdpa, `peak_mib` above the inputs (on a
-        GPU), and `of_matmul` and `of_copy`, the share of the machine's rates; of a kind that failed `seconds`
-        is None, and `error` says why. `machine`: `copy_bytes_per_s` and `matmul_flops_per_s`, measured.
-        `longest`: by kind, the longest L that trains with B 1 (on a GPU; the search ends at LONGEST).
+def of_tokens(tokens: int, lengths: Sequence[int], paddings=(False,), dropouts=(0.0,), **shape) -> list[Case]:
+    """Cases of the same number of tokens, the plainest first; `shape`: heads, dim, dtype.
 
     Raises:
-        InputError: a number below 1, a length above `tokens`, an unknown dtype or kind, or a GPU that cannot
-            be timed, see `device`.
+        InputError: a number below 1, or a length above `tokens`.
     """
-    if min([*lengths, tokens, heads, dim]) < 1 or max(lengths) > tokens:
+    numbers = [tokens, *lengths, *(x for x in shape.values() if isinstance(x, int))]
+    if min(numbers) < 1 or max(lengths) > tokens:
         raise InputError("lengths, tokens, heads and dim must be at least 1, and no length above --tokens")
-    unknown = ({dtype} - DTYPES.keys()) | (set(kinds) - KINDS.keys())
-    if unknown:
-        raise InputError(f"unknown {unknown}; dtypes: {', '.join(DTYPES)}; kinds: {', '.join(KINDS)}")
-    on_gpu = device() == "cuda"
-    kinds = kinds or (tuple(KINDS) if on_gpu else CPU_KINDS)
-    number = DTYPES[dtype]
-    machine, rows = _machine(number), []
-    for length in tqdm(lengths, desc="lengths"):
-        shape = tokens // length, length, heads, dim
-        plain = None
-        for kind in kinds:
-            flops, moved = counted(kind, *shape, number.itemsize)
-            row = {"batch_size": shape[0], "length": length, "kind": kind, "flops": flops, "bytes": moved}
-            row |= {"seconds": None, "error": None} | _measure(kind, *shape, dtype=number)
-            if seconds := row["seconds"]:
-                plain = seconds if kind == "sdpa" else plain
-                row |= {"ratio": plain and seconds / plain, "ms": 1e3 * seconds}
-                row["of_matmul"] = flops / seconds / machine["matmul_flops_per_s"]
-                row["of_copy"] = moved / seconds / machine["copy_bytes_per_s"]
-            rows.append(row)
-    tried = tqdm(kinds, desc="longest") if on_gpu else ()
-    longest = {kind: _longest(kind, heads, dim, number) for kind in tried}
-    return {"rows": rows, "machine": machine, "longest": longest}
+    chosen = product(paddings, dropouts, lengths)
+    return [Case(tokens // n, n, padded=padded, dropout=p, **shape) for padded, p, n in chosen]
 
 
-def print_attention(result: dict) -> None:
-    machine = result["machine"]
-    copied, multiplied = machine["copy_bytes_per_s"], machine["matmul_flops_per_s"]
-    print(f"copy {copied / 1e9:.0f} GB/s, matrix products {multiplied / 1e12:.2f} TFLOP/s")
-    measured = dict(ms=".2f", ratio=".2f", peak_mib=".0f", of_matmul=".0%", of_copy=".0%")
-    print_rows(result["rows"], **measured, error="")
-    for kind, length in result["longest"].items():
-        print(f"longest sequence that trains, B 1, {kind}: {length or 'none'}")
+def compare(cases: Sequence[Case], kinds: Sequence[str] = (), timed: bool = True) -> Iterator[dict]:
+    """Measure every kind in every case, by default GPU_KINDS, without a GPU CPU_KINDS.
 
-
-def _inputs(batch: int, length: int, heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator(device()).manual_seed(0)
-
-    def random(*shape):
-        return torch.randn(*shape, generator=generator, device=generator.device).to(dtype)
-
-    tensors = [random(batch, length, heads, dim).transpose(1, 2) for _ in range(3)]
-    tensors += [random(batch, length, heads * dim) for _ in range(2)]
-    return [x.requires_grad_() for x in tensors]
-
-
-def _step(kind: str, tensors: list[Tensor], d_out: Tensor) -> None:
-    output, *kept = KINDS[kind](*tensors)
-    units = kept[:1]  # after it come the allowed units, which depend on nothing
-    wanted = tensors if units else tensors[:3]
-    torch.autograd.grad([output, *units], wanted, [d_out, *map(torch.ones_like, units)])
-
-
-def _measure(kind: str, *shape: int, dtype: torch.dtype, timed: bool = True) -> dict:
-    """The measured part of a row, or only its error: what others make need not run everywhere.
-
-    Args:
-        shape: B, L, H, D.
-        timed: else only one step is taken, to see whether it fails.
+    Yields:
+        One dict per case and kind: the case's fields, `kind`, what `measure` finds, and `to_flash` and
+        `to_cuDNN`, how many times as long as these it takes.
     """
+    kinds = kinds or (GPU_KINDS if device() == "cuda" else CPU_KINDS)
+    for case in tqdm(cases, desc="cases"):
+        seconds = {}
+        for kind in kinds:
+            row = asdict(case) | {"kind": kind} | measure(kind, case, timed)
+            if "seconds" in row:
+                seconds[kind] = row["seconds"]
+                row |= {f"to_{name}": seconds[kind] / seconds[name] for name in PLAIN if name in seconds}
+            yield row
+
+
+def measure(kind: str, case: Case, timed: bool = True) -> dict:
+    """Take steps, or, not `timed`, one that may fail: what others make need not run everywhere.
+
+    Returns:
+        `seconds` (median); on a GPU `peak_mib`, above the inputs, and `ms_by_kernel`; `error`, if one came.
+    """
+    found = {}
     try:
-        tensors = _inputs(*shape, dtype)
-        given = kind, tensors, torch.ones_like(tensors[0])
-        _step(*given)  # compiles
-        if not timed:
-            return {}
-        peak = peak_mib(lambda: _step(*given)) if torch.cuda.is_available() else None
-        timer = Timer("step(*given)", globals={"step": _step, "given": given})
-        return {"seconds": timer.blocked_autorange(min_run_time=0.5).median, "peak_mib": peak}
-    except torch.OutOfMemoryError:
-        return {"error": "out of memory"}
+        inputs = case.inputs()
+        run = partial(step, kind, inputs, torch.ones_like(inputs[0]), case.dropout)
+        run()  # compiles
+        if timed:
+            found["seconds"] = seconds_of(run)
+            if torch.cuda.is_available():
+                found["peak_mib"] = peak_mib(run)
+                found["ms_by_kernel"] = ms_by_kernel(run)
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-    finally:
-        torch.cuda.empty_cache()  # does nothing without a GPU
+        found["error"] = f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0]
+    torch.cuda.empty_cache()  # does nothing without a GPU
+    return found
 
 
-def _longest(kind: str, heads: int, dim: int, dtype: torch.dtype) -> int:
-    """By doubling; 0 if even 2048 tokens do not fit."""
-    length = 1024
-    while length < LONGEST and not _measure(kind, 1, 2 * length, heads, dim, dtype=dtype, timed=False):
-        length *= 2
-    return length if length > 1024 else 0
-
-
-def _machine(dtype: torch.dtype) -> dict[str, float]:
-    """The ceilings of this machine, in the same run: a large copy, and a large square product."""
-    size, side = (2**31, 8192) if device() == "cuda" else (2**27, 1024)
-    source = torch.empty(size, dtype=torch.uint8, device=device())
-    target = torch.empty_like(source)
-    copy = Timer("target.copy_(source)", globals={"target": target, "source": source})
-    a = torch.randn(side, side, device=device()).to(dtype)
-    product = Timer("a @ a", globals={"a": a / math.sqrt(side)})
-    return {
-        "copy_bytes_per_s": 2 * source.numel() / copy.blocked_autorange(min_run_time=0.5).median,
-        "matmul_flops_per_s": 2 * side**3 / product.blocked_autorange(min_run_time=0.5).median,
-    }
+def step(kind: str, inputs: list, d_out: Tensor, dropout: float = 0.0) -> list[Tensor]:
+    """Forward and backward: the output, the kept units (but for the plain kinds), and all gradients."""
+    output, *units = KINDS[kind](*inputs, dropout=dropout)
+    units = units[:1]  # after it come the allowed units, which depend on nothing
+    wanted = inputs[:5] if units else inputs[:3]
+    found = torch.autograd.grad([output, *units], wanted, [d_out, *map(torch.ones_like, units)])
+    return [output, *units, *found]

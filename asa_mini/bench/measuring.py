@@ -1,11 +1,16 @@
-"""What both benchmarks share: when a timing may be trusted, memory, and the table that they print."""
+"""What the benchmarks share: when a timing may be trusted, time, memory, and the table that they print."""
 
+import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
 
 from asa_mini.errors import InputError
 
@@ -14,8 +19,7 @@ def device() -> str:
     """The device that is measured, "cuda" or "cpu".
 
     Raises:
-        InputError: kernels of the GPU wait for each other, as under full determinism: then the launches are
-            timed as well, and small kernels look many times as slow as they are.
+        InputError: every launch on the GPU is waited for, and small kernels would look many times as slow.
     """
     if not torch.cuda.is_available():
         return "cpu"
@@ -31,6 +35,46 @@ def synchronize() -> None:
     """Wait until the GPU has done what it was given; a CPU has."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def seconds_of(run: Callable[[], object], least: float = 0.3) -> float:
+    """Median time of `run`, repeated for `least` seconds; on a GPU the time that it works itself.
+
+    There it sleeps for some milliseconds before each repetition, so that all is launched when it begins: as
+    in training, where the queue is full, and not as in a loop of small kernels that waits for Python.
+    """
+    if not torch.cuda.is_available():
+        return Timer("run()", globals={"run": run}).blocked_autorange(min_run_time=least).median
+    times, end = [], time.perf_counter() + least
+    while len(times) < 5 or time.perf_counter() < end:
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(8_000_000)  # clock cycles
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3)
+    return median(times)
+
+
+def ms_by_kernel(run: Callable[[], object], repeats: int = 5) -> dict[str, float]:
+    """Milliseconds that each of the GPU's kernels takes in one `run`: the twenty that take most."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(repeats):
+            run()
+        synchronize()
+    times = {event.key: event.self_device_time_total / repeats / 1e3 for event in profiled.key_averages()}
+    return dict(sorted(times.items(), key=lambda item: -item[1])[:20])
+
+
+def compile_ahead(compile: Callable, choices: Sequence) -> None:
+    """Call it with each choice, in many processes: Triton keeps what it compiled on disk, for all of them.
+
+    What is not done within a minute is compiled where it is used: a process may have died.
+    """
+    if device() == "cuda":
+        with multiprocessing.get_context("spawn").Pool(min(os.cpu_count(), 16)) as pool:
+            pool.map_async(compile, choices, chunksize=1).wait(60)
 
 
 def peak_mib(run: Callable[[], object]) -> float:

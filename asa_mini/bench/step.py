@@ -2,7 +2,9 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from statistics import median, quantiles
 
 import torch
@@ -10,28 +12,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from asa_mini.bench.measuring import device, peak_mib, print_rows, synchronize
+from asa_mini.bench.measuring import device, ms_by_kernel, peak_mib, synchronize
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
 from asa_mini.model import wrap
-from asa_mini.train.evaluation import check_max_length
-from asa_mini.train.models import load_model
+from asa_mini.train.models import check_max_length, load_model
 
 BERT_BASE = "bert-base-shape"  # a model name: BERT-base, its weights random
 WARM_UP = 2
-
-
-def kinds() -> dict[str, AsaConfig | None]:
-    """What is compared here: the model alone with transformers' sdpa attention, and ASA around it.
-
-    The dense forms run everywhere; "sequential" is what the authors' code does, one pass after the other.
-    """
-    dense = {
-        "plain": None,
-        "joint": AsaConfig(backend="reference"),
-        "sequential": AsaConfig(backend="reference", joint_pass=False),
-    }
-    return dense | ({"triton": AsaConfig(backend="triton")} if torch.cuda.is_available() else {})
+# The model alone, with the attention that PyTorch takes, and ASA around it, by the kernels on a GPU.
+# "sequential" is what the authors' code does, one pass after the other.
+KINDS = {"plain": None, "joint": AsaConfig(), "sequential": AsaConfig(joint_pass=False)}
 
 
 class Step:
@@ -40,7 +31,7 @@ class Step:
     def __init__(self, kind: str, name: str, bf16: bool = False):
         torch.manual_seed(0)
         self.device, self.bf16 = device(), bf16
-        model, config = _load(name).to(self.device), kinds()[kind]
+        model, config = _load(name).to(self.device), KINDS[kind]
         self.model: nn.Module = (wrap(model, config) if config else model).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
@@ -59,7 +50,7 @@ class Step:
 
 def bench_step(
     name: str, batch_sizes: Sequence[int], lengths: Sequence[int], repeats: int, bf16: bool = False
-) -> list[dict]:
+) -> Iterator[dict]:
     """Time a step of every kind, interleaved in one process, and measure its peak memory.
 
     The cost of a kind is the median over the repeats of its time divided by the plain step's time next to it:
@@ -70,10 +61,10 @@ def bench_step(
         batch_sizes, lengths: B and L of each measured shape, in pairs.
         repeats: measured steps of every kind and shape.
 
-    Returns:
+    Yields:
         One dict per shape and kind: `batch_size`, `length`, `kind`, `seconds` (median), `ratio` to the plain
-        step (median) with its quartiles `ratio_low`, `ratio_high`, and `peak_mib`, memory above the loaded
-        model's, in MiB.
+        step (median) with its quartiles `ratio_low`, `ratio_high`, `peak_mib`, memory above the loaded
+        model's, in MiB, and on a GPU `ms_by_kernel`, the attention that PyTorch took among them.
 
     Raises:
         InputError: the lists differ in length, a number is not positive, a length is beyond the model's
@@ -83,31 +74,26 @@ def bench_step(
         raise InputError(f"{len(batch_sizes)} batch sizes but {len(lengths)} lengths; give them in pairs")
     if min([*batch_sizes, *lengths]) < 1 or repeats < 2:
         raise InputError("batch sizes and lengths must be at least 1, repeats at least 2")
-    device()  # refuses before anything is loaded
+    on_gpu = device() == "cuda"  # refuses before anything is loaded
     check_max_length(_load(name), max(lengths))
-    shapes = list(zip(batch_sizes, lengths, strict=True))
-    # First, while this process is small: on Linux a child starts with its parent's peak as its own.
-    peaks = {
-        (kind, *shape): _peak_memory_of(kind, name, *shape, bf16) for shape in shapes for kind in kinds()
-    }
-    steps = {kind: Step(kind, name, bf16) for kind in kinds()}
-    rows = []
-    for size, length in shapes:
-        batch, measured = _batch(size, length, steps["plain"].model), []
-        for _ in tqdm(range(WARM_UP + repeats), desc=f"B {size}, L {length}"):
+    shapes, found = list(zip(batch_sizes, lengths, strict=True)), {}
+    if not on_gpu:  # while this process is small: on Linux a child starts with its parent's peak as its own
+        for case in product(KINDS, shapes):
+            found[case] = {"peak_mib": _peak_memory_of(case[0], name, *case[1], bf16)}
+    steps = {kind: Step(kind, name, bf16) for kind in KINDS}
+    for shape in shapes:
+        batch, measured = _batch(*shape, steps["plain"].model), []
+        for _ in tqdm(range(WARM_UP + repeats), desc="B {}, L {}".format(*shape)):
             measured.append([step(batch) for step in steps.values()])
         seconds = dict(zip(steps, zip(*measured[WARM_UP:], strict=True), strict=True))
-        for kind in steps:
+        for kind, step in steps.items():
             ratios = [t / plain for t, plain in zip(seconds[kind], seconds["plain"], strict=True)]
-            low, middle, high = quantiles(ratios, n=4)
-            row = dict(batch_size=size, length=length, kind=kind, seconds=median(seconds[kind]))
-            row |= dict(ratio=middle, ratio_low=low, ratio_high=high)
-            rows.append(row | {"peak_mib": peaks[kind, size, length]})
-    return rows
-
-
-def print_table(rows: list[dict]) -> None:
-    print_rows(rows, seconds=".3f", ratio=".2f", ratio_low=".2f", ratio_high=".2f", peak_mib=".0f")
+            row = dict(batch_size=shape[0], length=shape[1], kind=kind, seconds=median(seconds[kind]))
+            row |= zip(("ratio_low", "ratio", "ratio_high"), quantiles(ratios, n=4), strict=True)
+            if on_gpu:
+                run = partial(step, batch)
+                found[kind, shape] = {"peak_mib": peak_mib(run), "ms_by_kernel": ms_by_kernel(run)}
+            yield row | found[kind, shape]
 
 
 def _batch(size: int, length: int, model: nn.Module) -> dict[str, Tensor]:

@@ -16,8 +16,7 @@ from asa_mini.errors import InputError
 from asa_mini.hf import AsaPass
 from asa_mini.look.recording import Recording, attackable
 from asa_mini.model import AsaModel, wrap
-from asa_mini.train.evaluation import check_max_length
-from asa_mini.train.models import given_back
+from asa_mini.train.models import check_max_length, given_back
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from sklearn.metrics import accuracy_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from asa_mini.errors import InputError
-from asa_mini.hf import max_positions
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.data import check_dataset, label_names, tokenize
-from asa_mini.train.models import align_labels, given_back
+from asa_mini.train.models import align_labels, check_max_length, given_back
 
 
 def evaluate(
@@ -67,12 +66,3 @@ def evaluate_splits(trainer: Trainer, tokens: DatasetDict) -> dict:
 
 def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": accuracy_score(prediction.label_ids, prediction.predictions.argmax(-1))}
-
-
-def check_max_length(model: PreTrainedModel, max_length: int) -> None:
-    """Raise InputError unless the model has a position for each of `max_length` tokens, at least one."""
-    if max_length < 1:
-        raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
-    if max_length > (limit := max_positions(model)):
-        longer = f"is longer than the model's {limit} positions"
-        raise InputError(f"max_seq_length {max_length} {longer}; lower it")

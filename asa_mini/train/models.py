@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from asa_mini.errors import InputError
+from asa_mini.hf import max_positions
 
 logger = logging.getLogger(__name__)
 
@@ -184,3 +185,12 @@ def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:
 
 def _has_label_names(config: PreTrainedConfig) -> bool:
     return any(name != f"LABEL_{number}" for number, name in config.id2label.items())
+
+
+def check_max_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise InputError unless the model has a position for each of `max_length` tokens, at least one."""
+    if max_length < 1:
+        raise InputError(f"max_seq_length must be at least 1 token, but is {max_length}")
+    if max_length > (limit := max_positions(model)):
+        longer = f"is longer than the model's {limit} positions"
+        raise InputError(f"max_seq_length {max_length} {longer}; lower it")

@@ -20,8 +20,8 @@ from asa_mini.model import AsaModel, wrap
 from asa_mini.train.baselines import attention_prior
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import label_names
-from asa_mini.train.evaluation import accuracy, check_max_length, evaluate_splits, model_inputs
-from asa_mini.train.models import given_back, name_labels, quiet_transformers
+from asa_mini.train.evaluation import accuracy, evaluate_splits, model_inputs
+from asa_mini.train.models import check_max_length, given_back, name_labels, quiet_transformers
 from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
 from asa_mini.train.trainer import AsaTrainer
 

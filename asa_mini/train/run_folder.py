@@ -13,15 +13,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
-import accelerate
-import datasets
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -156,11 +154,14 @@ def environment(device: torch.device | None = None) -> dict:
     """
     device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"CPU, {torch.get_num_threads()} thread(s)"}
-    modules = asa_mini, torch, transformers, accelerate, datasets
-    versions = {module.__name__: module.__version__ for module in modules}
+    versions = {"python": sys.version.split()[0], "asa_mini": asa_mini.__version__}
+    versions["torch"] = torch.__version__
+    for package in ("transformers", "accelerate", "datasets", "triton"):
+        with suppress(metadata.PackageNotFoundError):  # what measures a GPU does without some of them
+            versions[package] = metadata.version(package)
     return {
         "device": names.get(device.type, lambda device: device.type.upper())(device),
-        "versions": {"python": sys.version.split()[0], **versions},
+        "versions": versions,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
