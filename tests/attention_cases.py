@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, replace
 
+import interpreted  # noqa: F401
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -40,13 +41,13 @@ class Case:
         return output.to(self.q), *(count.to("cpu", count_dtype) for count in counts)
 
     def step(self, names: str = "q k v adversary_q adversary_k", **options) -> dict[str, Tensor]:
-        """Output, kept units, and the gradients of a scalar that weighs all of them differently."""
+        """Output, kept and allowed units, and the gradients of a scalar that weighs each differently."""
         leaves = {name: getattr(self, name).detach().requires_grad_() for name in names.split()}
-        output, kept, _ = replace(self, **leaves).run(**options)
+        output, kept, allowed = replace(self, **leaves).run(**options)
         weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
         total = (output.double() * weights).sum() + 0.3 * kept.sum()
         gradients = dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
-        return {"output": output.detach(), "kept": kept.detach()} | gradients
+        return {"output": output.detach(), "kept": kept.detach(), "allowed": allowed} | gradients
 
     def gradients(self, names: str = "q k v adversary_q adversary_k", **options) -> dict[str, Tensor]:
         step = self.step(names, **options)

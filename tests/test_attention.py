@@ -62,9 +62,7 @@ def test_padded_keys_cannot_matter(backend, case):
         v=case.v.masked_fill(padded[:, None, :, None], -70.0),
         adversary_k=case.adversary_k.masked_fill(padded[..., None], 30.0),
     )
-    for ours, theirs in zip(case.run(backend), loud.run(backend), strict=True):
-        close(ours, theirs, backend)
-    quiet, loud = case.gradients(backend=backend), loud.gradients(backend=backend)
+    quiet, loud = case.step(backend=backend), loud.step(backend=backend)
     for name in quiet:
         close(quiet[name], loud[name], backend, name)
     for name in ("k", "v"):
@@ -99,17 +97,17 @@ def check_ordinary_attention(case, allowed, backend="reference", **options):
     def plain(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=True)
 
-    output, kept, units = case.run(backend, **options)
-    close(output, plain(case.q, case.k, case.v), backend)
-    assert torch.equal(kept, allowed.sum(dim=(1, 2, 3)).double())
-    assert torch.equal(units, kept.detach()) and not units.requires_grad
-
+    ours = case.step("q k v", backend=backend, **options)
     leaves = [x.detach().requires_grad_() for x in (case.q, case.k, case.v)]
+    output = plain(*leaves)
+    close(ours["output"], output, backend)
+    assert torch.equal(ours["kept"], allowed.sum(dim=(1, 2, 3)).double())
+    assert torch.equal(ours["allowed"], ours["kept"]) and not ours["allowed"].requires_grad
+
     weights = torch.arange(1.0, output.numel() + 1, dtype=torch.float64).sin().reshape(output.shape)
-    theirs = torch.autograd.grad((plain(*leaves) * weights).sum(), leaves)
-    gradients = case.gradients("q k v", backend=backend, **options)
-    for ours, expected in zip(gradients.values(), theirs, strict=True):
-        close(ours, expected, backend)
+    theirs = torch.autograd.grad((output * weights).sum(), leaves)
+    for name, expected in zip("qkv", theirs, strict=True):
+        close(ours[name], expected, backend)
 
 
 @every_backend
@@ -125,13 +123,13 @@ def test_scaling(backend, scaling):
 @given(padded_cases())
 def test_everything_masked_is_uniform_over_the_real_tokens(backend, case):
     case = mask_everything(case)
-    output, kept, units = case.run(backend)
+    step = case.step("q k", backend=backend)
     weights = case.allowed.double() / case.allowed.sum(-1, keepdim=True)  # (B, 1, 1, L)
     v = case.v.repeat_interleave(case.q.shape[1] // case.v.shape[1], dim=1)
-    close(output, (weights @ v).expand_as(output), backend)
-    assert not kept.any() and torch.equal(units, case.allowed.sum((1, 2, 3)).double() * case.q.shape[2])
-    gradients = case.gradients("q k", backend=backend)
-    assert not gradients["q"].any() and not gradients["k"].any()  # scores are switched off, not moved
+    close(step["output"], (weights @ v).expand_as(case.q), backend)
+    assert not step["kept"].any()
+    assert torch.equal(step["allowed"], case.allowed.sum((1, 2, 3)).double() * case.q.shape[2])
+    assert not step["q"].any() and not step["k"].any()  # scores are switched off, not moved
 
 
 @every_backend
@@ -160,9 +158,7 @@ def test_grouped_queries_equal_repeated_heads(backend, case):
     repeated = replace(
         case, k=case.k.repeat_interleave(groups, dim=1), v=case.v.repeat_interleave(groups, dim=1)
     )
-    for ours, theirs in zip(case.run(backend), repeated.run(backend), strict=True):
-        close(ours, theirs, backend)
-    ours, theirs = case.gradients(backend=backend), repeated.gradients(backend=backend)
+    ours, theirs = case.step(backend=backend), repeated.step(backend=backend)
     for name in ("k", "v"):  # the gradient of a shared head is the sum over its copies
         theirs[name] = theirs[name].unflatten(1, (-1, groups)).sum(2)
     for name in ours:
@@ -176,14 +172,14 @@ def test_rows_without_allowed_key_are_zero(backend, dtype):
     case.allowed = torch.ones(2, 1, 1, 5, dtype=torch.bool)
     case.allowed[0, ..., 0] = False  # the first query of a causal model sees this key alone
     case.allowed[1] = False
-    output, kept, units = case.run(backend, causal=True)
+    step = case.step(backend=backend, causal=True)
+    output, kept, units = (step[name] for name in ("output", "kept", "allowed"))
     assert not output[0, :, 0].any() and not output[1].any()
     assert kept[1] == units[1] == 0 and units[0] == 10  # of 15, without the first column
     assert output[0, :, 1].any()
-    gradients = case.gradients(backend=backend, causal=True)
-    assert all(gradient.isfinite().all() for gradient in gradients.values())
-    assert not gradients["q"][0, :, 0].any() and not gradients["q"][1].any()
-    assert not gradients["adversary_q"][1].any()
+    assert all(x.isfinite().all() for x in step.values())
+    assert not step["q"][0, :, 0].any() and not step["q"][1].any()
+    assert not step["adversary_q"][1].any()
 
 
 def test_scores_of_padding_do_not_overflow_in_float16():

@@ -11,6 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import interpreted  # noqa: F401
 import pytest
 
 from asa_classroom.checks import LADDERS, CheckFailed, Unfinished, ladder

@@ -75,19 +75,24 @@ def assert_as_exact_as_the_reference(case: Case, **options) -> None:
         assert error <= bound, f"{name}: error {error:.1e}, bound {bound:.1e}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
-@pytest.mark.parametrize("length", [1, 5, 33, 64, 127, 140])
+# One token; a word of the mask and one more; whole tiles; more than a side, so in half precision two tiles.
+@pytest.mark.parametrize(
+    "length, dtype",
+    [(1, torch.float32), (33, torch.float32), (64, torch.float32), (140, torch.float32)]
+    + [(n, dtype) for dtype in LOW for n in (64, 140)],
+    ids=str,
+)
 def test_error_bounded_by_the_references_own(length, dtype):
-    assert_as_exact_as_the_reference(random_case(length, dtype))
+    assert_as_exact_as_the_reference(random_case(length, dtype, kv_heads=1 if length > 64 else 2))
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_padding_anywhere(padding, causal):
-    assert_as_exact_as_the_reference(random_case(70, padding=padding, kv_heads=1, groups=2), causal=causal)
+    assert_as_exact_as_the_reference(random_case(40, padding=padding, kv_heads=1, groups=2), causal=causal)
 
 
-@pytest.mark.parametrize("dim", [16, 32, 80, 128])
+@pytest.mark.parametrize("dim", [16, 80, 128])
 def test_head_dimensions(dim):
     assert_as_exact_as_the_reference(random_case(40, dim=dim, dtype=torch.bfloat16), causal=True)
 
@@ -96,7 +101,7 @@ def test_options_reach_the_kernels():
     assert_as_exact_as_the_reference(random_case(40), scaling=0.7, gradient_reversal_scale=0.3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_mask_is_the_references_except_at_zero(dtype):
     from asa_mini.kernels.ops import attention as operator
 
@@ -119,23 +124,22 @@ def test_mask_is_the_references_except_at_zero(dtype):
     assert torch.equal(kept.cpu(), (mask & ~empty[..., None]).sum((1, 2)).float())
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_same_bits_from_run_to_run(causal):
+@pytest.mark.parametrize("causal, dropout", [(False, 0.0), (True, 0.3)])
+def test_same_bits_from_run_to_run(causal, dropout):
     case = random_case(70, torch.bfloat16, kv_heads=1, groups=2)
-    for dropout in (0.0, 0.3):
-        torch.manual_seed(3)
-        first = case.step(backend="triton", causal=causal, dropout=dropout)
-        torch.manual_seed(3)
-        second = case.step(backend="triton", causal=causal, dropout=dropout)
-        assert all(torch.equal(first[name], second[name]) for name in first)
+    torch.manual_seed(3)
+    first = case.step(backend="triton", causal=causal, dropout=dropout)
+    torch.manual_seed(3)
+    second = case.step(backend="triton", causal=causal, dropout=dropout)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("block_keys, causal", [(128, False), (256, True)])
+@pytest.mark.parametrize("block_keys, causal", [(64, False), (128, True)])
 def test_blocks_of_sequences_and_keys(monkeypatch, block_keys, causal):
     """The scores' gradient exists for some keys of one sequence at a time, or for some sequences."""
     from asa_mini.kernels import ops
 
-    case = random_case(300, torch.bfloat16, groups=2, dim=16)
+    case = random_case(140, torch.bfloat16, kv_heads=1, groups=2, dim=16)
     whole = case.gradients(backend="triton", causal=causal)
     monkeypatch.setattr(ops, "BLOCK_KEYS", block_keys)
     parts = case.gradients(backend="triton", causal=causal)
@@ -148,7 +152,7 @@ def test_blocks_of_sequences_and_keys(monkeypatch, block_keys, causal):
 @pytest.mark.parametrize("causal", [False, True])
 def test_nothing_is_read_that_was_not_written(causal):
     """PyTorch fills new tensors with NaN where its algorithms are to be deterministic."""
-    case = random_case(150, torch.bfloat16)
+    case = random_case(150, torch.bfloat16, kv_heads=1)
     expected = case.step(backend="triton", causal=causal)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -172,7 +176,7 @@ class TestDropout:
         return readable.run("triton", dropout=self.p)[0] > 0
 
     def case(self) -> Case:
-        case = random_case(64, dim=64, groups=2)
+        case = random_case(64, dim=64, kv_heads=1, groups=2)
         ones = torch.ones_like(case.adversary_q)
         return replace(case, adversary_q=ones, adversary_k=ones, allowed=None, q=case.q / 4)
 
@@ -195,7 +199,7 @@ class TestDropout:
 
     @pytest.mark.parametrize("causal", [False, True])
     def test_gradients_given_the_same_decisions(self, monkeypatch, causal):
-        case = random_case(64, groups=2, dim=64)
+        case = random_case(64, kv_heads=1, groups=2, dim=64)
         survivors = self.survivors(self.case(), seed=5)  # of the same shape, so of the same decisions
 
         def decided(weights, p):
@@ -222,12 +226,12 @@ def test_operator_is_what_torch_library_expects():
     """Schema, fake tensors and autograd registration: what torch.compile relies on."""
     from asa_mini.kernels.ops import attention as operator
 
-    case = random_case(33)
+    case = random_case(5, kv_heads=1)
     tensors = [x.to(DEVICE).transpose(1, 2).contiguous() for x in (case.q, case.k, case.v)]
     tensors += [case.adversary_q.to(DEVICE), case.adversary_k.to(DEVICE)]
     tensors = [x.requires_grad_() for x in tensors]
     key_mask = case.allowed[:, 0, 0].to(DEVICE)
-    ends = torch.full((2,), 33, dtype=torch.int32, device=DEVICE)
+    ends = torch.full((2,), 5, dtype=torch.int32, device=DEVICE)
     torch.library.opcheck(operator, (*tensors, key_mask, ends, None, True, 0.5, 0.0, 1.0))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from attention_cases import DEVICE, triton_only
-from tiny import assert_same, assert_same_terms, batch, checkpoint, every_mode, gradients, step, tiny, wrapped
+from tiny import assert_same, assert_same_terms, batch, checkpoint, gradients, step, tiny, wrapped
 
 from asa_mini import hf as interface
 from asa_mini.errors import InputError
@@ -28,18 +28,24 @@ def both(family="bert", prepare=lambda model: model, inputs=None, **options):
         yield step(prepare(model), **inputs)
 
 
-@every_mode
-@pytest.mark.parametrize("padded", [True, False])
-@pytest.mark.parametrize("family", ["bert", "distilbert", "llama"])
+@pytest.mark.parametrize(
+    "family, padded, joint",
+    [
+        ("bert", True, True),
+        ("bert", False, False),
+        ("distilbert", True, False),
+        ("llama", False, True),  # causal, and two heads share keys
+        ("llama", True, False),
+    ],
+)
 def test_a_step(family, padded, joint):
     (a, expected), (b, ours) = both(family, inputs=batch(2, padded=padded), joint_pass=joint)
     assert_same_terms(b, a)
     assert_same(ours, expected, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
-def test_gradient_checkpointing(reentrant):
-    (a, expected), (b, ours) = both(prepare=lambda model: checkpoint(model, reentrant))
+def test_reentrant_gradient_checkpointing():
+    (a, expected), (b, ours) = both(prepare=lambda model: checkpoint(model, reentrant=True))
     assert_same_terms(b, a)
     assert_same(ours, expected, tolerance=1e-4)
 
@@ -75,21 +81,6 @@ def test_compile():
     out.loss.backward()
     assert_same_terms(out, expected)
     assert_same(gradients(model), grads)
-
-
-def test_three_steps_of_training_agree():
-    losses = {}
-    for backend in ("reference", "triton"):
-        model = wrapped(tiny(), backend=backend).to(DEVICE)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        losses[backend] = []
-        for seed in range(3):
-            optimizer.zero_grad()
-            loss = model(**on_device(batch(2, seed=seed))).loss
-            loss.backward()
-            optimizer.step()
-            losses[backend].append(loss.item())
-    assert losses["triton"] == pytest.approx(losses["reference"], rel=1e-4)
 
 
 def test_padding_mask_is_never_dense(monkeypatch):
