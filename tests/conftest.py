@@ -10,10 +10,26 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors are slower on many threads; 
 os.environ["MPLBACKEND"] = "agg"
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # the kernels run on the CPU, one program after the other
+# Files that take longest: they come first, so that no process ends up waiting for another one's last file.
+LONGEST = ("site", "grading", "checks", "kernels", "parity", "notebook_runner", "trainer", "training")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # of pytest-xdist: the file with most tests first
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return  # this process only hands out the tests
+
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # the kernels run on the CPU, one program after the other
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 # tiny_text is imported where it is used: it loads `datasets`, which most files of tests do without.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -48,7 +48,10 @@ def graded(tmp_path_factory):
     homework(students / "memory.ipynb", after=[("slopes", memory)])
     files = f"for i in range(12): open(str(i), 'wb').write(bytes(10**7))\n{FOR_EVER}"
     homework(students / "disk.ipynb", after=[("largest_rate", files)])
-    change = [("largest_rate", "def largest_rate(c):\n    while True: pass"), ("play-answer", INJECTION)]
+    change = [
+        ("largest_rate", "def largest_rate(c):\n    import time; time.sleep(600)"),
+        ("play-answer", INJECTION),
+    ]
     change += [("slopes", "def slopes(theta, eta, c):\n    return 0.0, 0.0")]
     change += [("slopes-check", "check.slopes(slopes)\n1 / 0")]  # the check would have stopped it
     last = [("play-answer", FOR_EVER)]

@@ -55,11 +55,10 @@ needs_ipython_9 = pytest.mark.skipif(OLD_IPYTHON, reason="IPython 8 drops the ex
         ("!exit 3\n!true\nprint('later')", (), "Command 'exit 3' returned non-zero exit status 3."),
         pytest.param("x = !exit 4", (), "exit status 4", marks=needs_ipython_9),
         ("%%bash\nexit 5", (), "exit status 5"),
-        ("1 / 0", (), "ZeroDivisionError: division by zero"),
         ("x = 1 / 0", ("raises-exception",), "ZeroDivisionError: division by zero"),
         ("raise ValueError('one\\ntwo')", (), "ValueError: one two"),
         ("print('never')", ("skip-execution",), "never run (a sys.exit"),
-        ("while True: pass", (), "no result after 10 s"),
+        ("import time; time.sleep(600)", (), "no result after 8 s"),
         ("import os; os._exit(0)", (), "DeadKernelError: Kernel died"),
     ],
 )
@@ -70,7 +69,7 @@ def test_failing_cell(cell, tag, cause, tmp_path):
     for stale in ("a.ipynb", "a.html"):
         (tmp_path / stale).write_text("of an earlier run", encoding="utf-8")
     with pytest.raises(NotebookError) as caught:
-        notebooks.run_notebook(path, output, timeout=10, write_back=True)
+        notebooks.run_notebook(path, output, timeout=8, write_back=True)
     message = str(caught.value)
     assert cause in message and "\n" not in message
     assert message.startswith(f"a.ipynb, cell 3 ({cell.splitlines()[0]}): ")
