@@ -2,9 +2,6 @@
 
 import argparse
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -67,11 +64,3 @@ def test_help_explains_every_command_and_option_with_its_default(capsys):
             assert "None" not in shown
     assert "Every other option of transformers.TrainingArguments" in commands.choices["train"].format_help()
     assert "--per-device" not in commands.choices["train"].format_help(), "each option once"
-
-
-def test_as_a_program(tmp_path):
-    """What only a process of its own shows: the exit code, and that importing prints nothing."""
-    command = [sys.executable, "-m", "asa_mini", "train", "--seed", "-1", "--output_dir", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "asa_mini: error: seed must be from 0 to 4294967295, but is -1\n"

@@ -16,7 +16,7 @@ HOMES = {  # folder of the clone -> where it is installed
     "data/shortcut": "asa_mini/_data/shortcut",
 }
 READING = """
-import sys
+import runpy, sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from asa_classroom.grading import report
@@ -32,6 +32,8 @@ assert "ada" in Path("grades.html").read_text(encoding="utf-8")
 assert script.load() is sys.modules["asa_mini.cli"].main
 ours = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("asa_")}
 assert {name: file for name, file in ours.items() if not file.startswith(sys.argv[1])} == {}
+sys.argv[1:] = "train", "--seed", "-1", "--output_dir", "run"
+runpy.run_module("asa_mini", run_name="__main__")
 """
 
 
@@ -79,8 +81,11 @@ def test_the_wheel_holds_every_file(source, installed):
 
 
 def test_what_is_read_away_from_the_clone(installed, tmp_path):
+    """And what a program shows: its exit code, and that importing prints nothing."""
     done = away(installed, tmp_path, "-c", READING, installed)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and "ada" in done.stdout  # of the report
+    assert done.stderr == "asa_mini: error: seed must be from 0 to 4294967295, but is -1\n"
 
 
 @pytest.mark.parametrize(
