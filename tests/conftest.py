@@ -1,5 +1,6 @@
 """What must be set before torch is imported anywhere; and what several files of tests share."""
 
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish():
+    """Trainer collects garbage after each run: half of a tiny run's time, if it looks through all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 # tiny_text is imported where it is used: it loads `datasets`, which most files of tests do without.
