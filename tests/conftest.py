@@ -13,7 +13,7 @@ os.environ["MPLBACKEND"] = "agg"
 import pytest  # noqa: E402
 
 # Files that take longest: they come first, so that no process ends up waiting for another one's last file.
-LONGEST = ("site", "grading", "checks", "kernels", "parity", "notebook_runner", "trainer", "training")
+LONGEST = "site grading checks kernels wrap_triton attention launcher kernels_compile wheel notebook_runner"
 
 
 def pytest_configure(config):
@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
