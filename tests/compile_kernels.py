@@ -2,6 +2,8 @@
 
     python tests/compile_kernels.py 90,bfloat16,64 [86,float32,128 ...]
 
+The first case is stored in results/kernel_counts.jsonl, which lesson 06 reads.
+
 A process of its own, because the tests' has the interpreter on: what it accepts, the compiler may refuse.
 """
 
@@ -32,16 +34,28 @@ NUMBERS = dict.fromkeys(["scale2", "survivor_scale", "reversal"], "fp32")
 NUMBERS |= dict.fromkeys(
     ["length", "H", "kv_heads", "E", "drop_below", "first_sequence", "sides_before", "lines", "width"], "i32"
 )
-# What is asked of a kernel: little; padding and dropout, as in BERT; everything, at an odd length.
+# What is asked of a kernel: little; padding and dropout, as in BERT; everything, at an odd length. "plain"
+# takes the adversary's mask out of the two flash kernels that read it: what attention itself needs.
 ASKED = {
+    "plain": dict(key_mask=None, seed=None, CAUSAL=False),
+    "plain, dropout": dict(CAUSAL=False),
     "bare": dict(key_mask=None, seed=None, CAUSAL=False),
     "padding and dropout": dict(CAUSAL=False),
     "all": dict(CAUSAL=True),
 }
 
+MASKED = flash.attended
+
+
+@triton.jit
+def unmasked(scores, words, batch, lines, first, length):
+    return scores
+
 
 def compiled(name: str, asked: str, capability: int, dtype: str, dim: int):
     """The kernel; and how many units of its tile a thread computes in one round."""
+    flash.attended = unmasked if "plain" in asked else MASKED
+    KERNELS[name].hash = None  # of the source, with the functions that it calls
     tile = ops.tile_sizes(torch.empty(1, 1, 1, dim, dtype=getattr(torch, dtype)))[name]
     launch = {key: tile[key] for key in ("num_warps", "num_stages")}
     given = tile | dict(D=dim, PRECISION="tf32x3") | ASKED[asked]
@@ -63,10 +77,13 @@ def compiled(name: str, asked: str, capability: int, dtype: str, dim: int):
 def report(name: str, asked: str, capability: int, dtype: str, dim: int) -> dict:
     kernel, units = compiled(name, asked, capability, dtype, dim)
     code, stack = disassemble(kernel.asm["cubin"])
+    loop = inner_loop(code)
+    exponentials = sum("MUFU.EX2" in instruction for _, instruction in loop)
     return {
-        "kernel": name, "asked": asked, "capability": capability, "dtype": dtype, "dim": dim,
-        "shared": kernel.metadata.shared, "spilled": stack,
-        "instructions_per_unit": round(len(inner_loop(code)) / units, 1),
+        "triton": triton.__version__, "capability": capability, "dtype": dtype, "dim": dim,
+        "kernel": name, "asked": asked, "shared": kernel.metadata.shared, "spilled": stack,
+        "instructions_per_unit": round(len(loop) / units, 1),
+        "exponentials_per_unit": round(exponentials / units, 2),
         "faults": overwritten_operands(code) + early_copies(kernel.asm["ptx"]),
     }  # fmt: skip
 
@@ -74,6 +91,6 @@ def report(name: str, asked: str, capability: int, dtype: str, dim: int) -> dict
 if __name__ == "__main__":
     for case in sys.argv[1:]:
         capability, dtype, dim = case.split(",")
-        for asked in ["bare", "padding and dropout"] if capability == "90" else ["all"]:
-            for name in KERNELS:
+        for asked in [x for x in ASKED if (x == "all") != (capability == "90")]:
+            for name in ("forward", "key_value") if "plain" in asked else KERNELS:
                 print(json.dumps(report(name, asked, int(capability), dtype, int(dim))), flush=True)
