@@ -26,7 +26,7 @@ test-least:  ## run the tests with the oldest versions that pyproject.toml allow
 	.venv-least/bin/pip install -q -c .venv-least/constraints.txt $(LEAST) -e '.[test]'
 	.venv-least/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-# A machine lent for measuring has no network, and a torch that fits its driver: what PYTHON has is taken as it
+# A GPU machine often has no network, but a torch that fits its driver: what PYTHON has is taken as it
 # is where that torch has CUDA, and only elsewhere the environment of the other targets.
 gpu:  ## check and measure the kernels on an NVIDIA GPU, in 8 minutes at most: results/gpu_*.json
 	@if $(PYTHON) -c 'import sys, torch, transformers, triton; sys.exit(not torch.version.cuda)' 2> /dev/null; \
