@@ -107,6 +107,8 @@ def _check_output(output: Path, replace: bool) -> None:
         raise OutputExistsError(f"{output} is a file; choose another output folder")
     if not output.exists() or not any(output.iterdir()):
         return
+    if (output / METRICS).exists() and not (output / UNFINISHED / OPTIONS).exists():
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # killed in the last line of finish_run
     unfinished = (output / UNFINISHED).is_dir()
     if not unfinished and not _files_of_run(output):
         raise OutputExistsError(f"{output} holds files that are not a run; choose another output folder")
