@@ -3,29 +3,10 @@
 import json
 from pathlib import Path
 
-from transformers import TrainerCallback
-
 from asa_mini.errors import InputError
 from asa_mini.train.files import write_json
 
 PROGRESS = "asa_progress.json"
-
-
-class SaveAfterEvaluation(TrainerCallback):
-    """Puts off what Trainer saves by steps at the end of an epoch, or of the run, until that is evaluated.
-
-    Who went on from a checkpoint in between would never evaluate that epoch.
-    """
-
-    due = False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.due = control.should_save and (control.should_training_stop or state.epoch.is_integer())
-        control.should_save &= not self.due
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_save |= self.due
-        self.due = False
 
 
 def write_progress(checkpoint: Path, **progress) -> None:

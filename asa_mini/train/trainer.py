@@ -10,20 +10,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.model import AsaModel
-from asa_mini.train.checkpoints import (
-    PROGRESS,
-    SaveAfterEvaluation,
-    last_checkpoint,
-    read_progress,
-    write_progress,
-)
+from asa_mini.train.checkpoints import PROGRESS, last_checkpoint, read_progress, write_progress
 from asa_mini.train.run_folder import ADVERSARY_WEIGHTS, save_adversaries
 
 logger = logging.getLogger(__name__)
@@ -49,6 +43,23 @@ class SameOrderSampler(LengthGroupedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(1000 * self.seed + epoch)
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Puts off what Trainer saves by steps at the end of an epoch, or of the run, until that is evaluated.
+
+    Who went on from a checkpoint in between would never evaluate that epoch.
+    """
+
+    due = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.due = control.should_save and (control.should_training_stop or state.epoch.is_integer())
+        control.should_save &= not self.due
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save |= self.due
+        self.due = False
 
 
 class AsaTrainer(Trainer):
