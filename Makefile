@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help notebooks test test-least gpu site lab lint clean
+.PHONY: help notebooks test test-all test-least gpu site lab lint clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ notebooks: $(STAMP)  ## run every notebook; executed copies and HTML go to build
 
 test: $(STAMP)  ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+test-all: $(STAMP)  ## run the slow tests as well
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m ""
 
 # They refuse some of the versions in constraints.txt: torch 2.11 takes setuptools below 82, and triton 3.6, which
 # cannot be interpreted with numpy 2.4; transformers 5.17 huggingface_hub below 2; datasets 4.0 old fsspec, dill, multiprocess.

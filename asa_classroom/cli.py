@@ -1,7 +1,6 @@
 """The classroom's command line: `python -m asa_classroom notebooks | exercises | grade`."""
 
 import argparse
-import signal
 
 from asa_classroom import exercises, grading, notebooks
 from asa_mini.cli import run
@@ -9,12 +8,8 @@ from asa_mini.train.options import HelpFormatter
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command, see `asa_mini.cli.run`; SIGTERM counts as Ctrl-C: processes end with it."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run(build_parser(), argv, extra="classroom")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Run one command, see `asa_mini.cli.run`."""
+    return run(build_parser(), argv, extra="classroom")
 
 
 def build_parser() -> argparse.ArgumentParser:

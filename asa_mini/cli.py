@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING
@@ -13,7 +14,7 @@ import transformers
 
 import asa_mini
 from asa_mini.config import AsaConfig
-from asa_mini.errors import AsaError, DataFileError
+from asa_mini.errors import AsaError, DataFileError, Terminated
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.files import write_json
 from asa_mini.train.options import Parser, options, options_of
@@ -38,6 +39,7 @@ TRAIN = [
         "output",
         output_dir=(Path, MISSING, "folder for the checkpoint and metrics.json (required)"),
         overwrite_output_dir=(bool, False, "replace the run there, once this one is done (default: refuse)"),
+        resume=(bool, False, "go on with what a stopped run of this command left there (default: refuse)"),
         **QUIET,
     ),
 ]
@@ -84,12 +86,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(parser: argparse.ArgumentParser, argv: list[str] | None, extra: str = "train") -> int:
     """Parse `argv` and run its command, whose parser has set the default `run`.
 
-    Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C.
+    Returns the exit code: 0; 2 for a user's error, one line on stderr; 130 for Ctrl-C and 143 for SIGTERM:
+    128 and the signal's number, as a shell reports a program that does not catch it.
 
     Args:
         extra: that brings what the commands import.
     """
     arguments = parser.parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return arguments.run(arguments) or 0
     except (AsaError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
@@ -100,7 +104,13 @@ def run(parser: argparse.ArgumentParser, argv: list[str] | None, extra: str = "t
         return 2
     except KeyboardInterrupt as stop:  # its message names the checkpoint that is left
         print(f"asa_mini: {str(stop) or 'interrupted'}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number, frame):
+    raise Terminated("terminated")
 
 
 def build_parser() -> Parser:
@@ -140,7 +150,7 @@ def _train(arguments: argparse.Namespace) -> None:
     dataset, load_model = _load(arguments, arguments.max_train_samples)
     about = {name: given[name] for name in ("model_name_or_path", "dataset_name", "plant")}
     output = arguments.output_dir, arguments.overwrite_output_dir, not arguments.quiet
-    result = train(dataset, config, load_model, *output, about)
+    result = train(dataset, config, load_model, *output, about, resume=arguments.resume)
     if result.trainer.is_world_process_zero():  # of the processes that torchrun started
         _print_results(result.metrics["results"])
         speed = result.metrics["steps_per_second"]

@@ -19,3 +19,7 @@ class OutputExistsError(AsaError, FileExistsError):
 
 class NonFiniteLossError(AsaError, FloatingPointError):
     """A term of the training loss became NaN or infinite."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the program to stop; it ends as after Ctrl-C."""

@@ -95,10 +95,26 @@ def test_a_loss_that_is_not_finite(train, tmp_path, capsys):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_ctrl_c(train, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        training.StepClock, "on_step_end", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT)
-    )
-    assert train() == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "asa_mini: interrupted"
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_stops_and_resume_goes_on(train, tmp_path, capsys, monkeypatch, number, code, word):
+    def stop(clock, args, state, control, **kwargs):
+        if state.global_step == last:
+            signal.raise_signal(number)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.StepClock, "on_pre_optimizer_step", stop, raising=False)
+        last = 0
+        assert train("--save_steps", 1) == code
+        assert capsys.readouterr().err.splitlines()[-1] == f"asa_mini: {word}"
+        assert not (tmp_path / "run").exists()
+        last = 2
+        assert train("--save_steps", 1) == code
+        kept = tmp_path / "run" / "unfinished" / "checkpoint-2"
+        assert capsys.readouterr().err.splitlines()[-1] == f"asa_mini: {word}; the last checkpoint is {kept}"
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert train("--save_steps", 1, "--resume", "--quiet") == 0
+    assert capsys.readouterr().out.startswith("split ")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["steps"] == 3

@@ -10,7 +10,7 @@ import pytest
 import tiny_text
 
 RUN = """if True:
-    import json, os, sys
+    import json, os, signal, sys
     from functools import partial
 
     import tiny_text
@@ -30,7 +30,9 @@ RUN = """if True:
         def on_train_end(self, args, state, control, model=None, **kwargs):
             trained.update({name: p.double().sum().item() for name, p in model.named_parameters()})
 
-    result = train(tiny_text.dataset(), config, partial(load_model, folder), output, callbacks=[Copy()])
+    die = tiny_text.At(int(os.environ.get("DIES_AT", 0)), lambda model: os.kill(os.getpid(), signal.SIGKILL))
+    load = partial(load_model, folder)
+    result = train(tiny_text.dataset(), config, load, output, callbacks=[Copy(), die], resume=True)
     seen = {"metrics": result.metrics, "weights": trained, "writer": result.trainer.is_world_process_zero()}
     seen["model"] = sum(p.double().sum().item() for p in result.model.parameters())
     with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
@@ -78,3 +80,19 @@ def test_one_process_writes_the_run(launched):
         p.name for p in output.iterdir()
     }
     assert not (output / "unfinished").exists()
+
+
+@pytest.mark.slow
+def test_both_processes_go_on_after_being_killed(launched, tmp_path, monkeypatch):
+    root, first, second, _ = launched[0].parent, *launched[1:]
+    monkeypatch.setenv("DIES_AT", "4")  # one checkpoint after each epoch of two steps
+    assert launch(root / "run.py", root / "model", tmp_path / "output").returncode != 0
+    monkeypatch.delenv("DIES_AT")
+    done = launch(root / "run.py", root / "model", tmp_path / "output")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("going on from") == 1 and "checkpoint-2" in done.stderr
+    for rank, straight in enumerate((first, second)):
+        resumed = json.loads((tmp_path / f"output.{rank}.json").read_text(encoding="utf-8"))
+        assert resumed["weights"] == straight["weights"] and resumed["model"] == straight["model"]
+        for name in ("terms", "by_epoch", "results"):
+            assert resumed["metrics"][name] == straight["metrics"][name]

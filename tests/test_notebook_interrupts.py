@@ -71,7 +71,7 @@ def test_termination_keeps_the_earlier_output(tmp_path):
     killer = threading.Thread(target=terminate)
     killer.start()
     before = signal.getsignal(signal.SIGTERM)
-    assert command_line(path, "--output", tmp_path / "out") == 130
+    assert command_line(path, "--output", tmp_path / "out") == 143
     killer.join()
     assert signal.getsignal(signal.SIGTERM) is before
     assert [file.read_text(encoding="utf-8") for file in (tmp_path / "out").iterdir()] == [

@@ -15,7 +15,7 @@ from asa_mini import AsaConfig
 from asa_mini.errors import InputError, NonFiniteLossError, OutputExistsError
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig
-from asa_mini.train.run_folder import last_checkpoint, load_adversaries
+from asa_mini.train.run_folder import load_adversaries
 from asa_mini.train.trainer import AsaTrainer
 
 
@@ -49,7 +49,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(run, tmp_
 
     with pytest.raises(NonFiniteLossError, match=r"the gradient norm is (nan|inf) at step 6"):
         run("naive", tmp_path / "run", callbacks=[At(6, spoil)])
-    assert [p.name for p in (tmp_path / "run" / "unfinished").iterdir()] == ["checkpoint-3"]
+    assert [p.name for p in (tmp_path / "run").glob("unfinished/checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_ctrl_c_leaves_no_finished_run(run, tmp_path):
@@ -61,19 +61,6 @@ def test_ctrl_c_leaves_no_finished_run(run, tmp_path):
     ):
         run("naive", tmp_path / "late", callbacks=[At(5, interrupt)])
     assert [p.name for p in (tmp_path / "late").iterdir()] == ["unfinished"]
-
-
-def test_a_stopped_run_goes_on_where_it_stopped(run, tmp_path):
-    output = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        run("asa", output, callbacks=[At(5, interrupt)])
-    (output / "unfinished" / "checkpoint-5").mkdir()  # a checkpoint that was being written
-    checkpoint = last_checkpoint(output / "unfinished")
-    resumed = run("asa", output, training={"resume_from_checkpoint": str(checkpoint)})
-    straight = run("asa")
-    assert resumed.metrics["results"] == straight.metrics["results"]
-    assert resumed.metrics["terms"] == straight.metrics["terms"][3:]
-    assert not (output / "unfinished").exists()
 
 
 @pytest.mark.parametrize("what", ["arguments", "trainer", "data"])

@@ -75,7 +75,7 @@ CONFIG = {
 
 def run(folder, method="asa", output=None, data=None, load=None, **options) -> TrainResult:
     """A training run of 6 steps, with the model of `folder`; `options` of `train` or of TrainConfig."""
-    given = {name: options.pop(name) for name in ("overwrite", "callbacks") if name in options}
+    given = {name: options.pop(name) for name in ("overwrite", "callbacks", "resume") if name in options}
     shown = options.pop("progress", False)
     config = TrainConfig(method=method, **{**CONFIG, **options})
     load = load or partial(load_model, folder)

@@ -98,14 +98,17 @@ class TrainConfig:
         import transformers
 
         cuda = torch.cuda.is_available()
+        # Trainer passes over eval_steps and save_steps under the strategy "epoch".
+        evaluating, saving = ("steps" if f"{x}_steps" in self.training else "epoch" for x in ("eval", "save"))
         defaults = {
             "warmup_steps": 0.1,  # a share of all steps
             "weight_decay": 0.01,
             "per_device_eval_batch_size": 2 * self.per_device_train_batch_size,  # no gradients to hold
             "train_sampling_strategy": "group_by_length",  # a third less padding to compute
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch" if keep or self.load_best_model_at_end else "no",
-            "save_total_limit": 1,  # the last one, and the best if that is loaded at the end
+            "eval_strategy": evaluating,
+            "save_strategy": saving if keep or self.load_best_model_at_end else "no",
+            "save_total_limit": 2,  # the last, and the best, or the one before in case the last is spoilt
+            "restore_callback_states_from_checkpoint": True,  # an early stop counts on when the run goes on
             "metric_for_best_model": "eval_loss",  # says more than accuracy on a small dev set
             "logging_steps": 10,  # runs are short
             "logging_nan_inf_filter": False,  # a loss that is not finite stops the run instead

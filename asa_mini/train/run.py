@@ -13,16 +13,25 @@ from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import ExportableState
 
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.model import AsaModel, wrap
 from asa_mini.train.baselines import attention_prior
+from asa_mini.train.checkpoints import last_checkpoint, read_progress
 from asa_mini.train.config import PRIORS, TrainConfig
 from asa_mini.train.data import label_names
 from asa_mini.train.evaluation import accuracy, evaluate_splits, model_inputs
 from asa_mini.train.models import check_max_length, given_back, name_labels, quiet_transformers
-from asa_mini.train.run_folder import environment, finish_run, last_checkpoint, start_run, training_folder
+from asa_mini.train.run_folder import (
+    environment,
+    finish_run,
+    run_options,
+    start_run,
+    stopped_run,
+    training_folder,
+)
 from asa_mini.train.trainer import AsaTrainer
 
 
@@ -55,6 +64,7 @@ def train(
     progress: bool = True,
     about: dict | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = False,
 ) -> TrainResult:
     """Fine-tune a classifier and evaluate it on every split but "train".
 
@@ -62,23 +72,35 @@ def train(
 
     Args:
         dataset: splits "train", "dev" and any others, columns `text` and `label`, see `data.load`.
-        config: a `TrainConfig`. `training={"resume_from_checkpoint": FOLDER}` goes on with a stopped run, and
-            `terms` and times are then those of the rest; {"full_determinism": True} repeats a run on a GPU
-            to the last digit, at the price of slower steps (it waits for every kernel).
+        config: a `TrainConfig`. `training={"resume_from_checkpoint": FOLDER}` starts from a checkpoint, under
+            these options; {"full_determinism": True} repeats a run on a GPU to the last digit, at the price
+            of slower steps (it waits for every kernel).
         load: called after seeding, returns (model, tokenizer); usually a `functools.partial` of `load_model`.
         output: folder for the plain checkpoint, the adversaries and metrics.json; None writes nothing.
         overwrite: replace the run that is already in `output`, once the new one is complete.
         progress: show a progress bar and log lines.
         about: entries to add to the metrics, e.g. the dataset's name.
+        resume: go on from the last complete checkpoint that a stopped run left in `output`, or start anew if
+            there is none; a line on stderr says which. On a CPU, one process and the same number of threads
+            give what a run that was never stopped gives, to the last digit.
 
     Raises:
-        InputError: the data or the configuration cannot be used. OutputExistsError: `output` holds something.
+        InputError: the data or the configuration cannot be used, or the stopped run had other options.
+        OutputExistsError: `output` holds something.
         NonFiniteLossError: a loss term became NaN or infinite. Its last checkpoint stays in
             `output`/unfinished, as after Ctrl-C (KeyboardInterrupt); the message names it.
     """
     # 1. Options: what can be refused is refused before anything is loaded or written.
-    output, resume = output and Path(output), config.training.get("resume_from_checkpoint")
-    with _process_restored(), training_folder(output, overwrite, resume) as folder:
+    output, options = output and Path(output), {}
+    if output:
+        options = run_options(config, dataset, about or {})
+    elif resume:
+        raise InputError("to resume a run, give its output folder")
+    given = config.training.get("resume_from_checkpoint")
+    checkpoint = (stopped_run(output, options) if resume else None) or given
+    if checkpoint:
+        read_progress(checkpoint)
+    with _process_restored(), training_folder(output, overwrite, resume, checkpoint) as folder:
         arguments = config.training_arguments(str(folder), keep=output is not None, progress=progress)
         arguments.load_best_model_at_end = False  # done in _metrics, once the last weights are measured
         if arguments.world_size > 1 and not output:
@@ -99,23 +121,23 @@ def train(
                 eval_dataset=tokens["dev"],
                 processing_class=tokenizer,
                 compute_metrics=accuracy,
-                callbacks=[clock := StepClock(), *callbacks],
+                callbacks=[StepClock(), *callbacks],
                 adversary_learning_rate=config.adversary_learning_rate,
             )
             if not progress:
                 trainer.remove_callback(PrinterCallback)
-            start_run(folder, resume)
+            start_run(folder, resume, checkpoint, options)
             try:
-                trainer.train(resume_from_checkpoint=resume)
+                trainer.train(resume_from_checkpoint=checkpoint)
             except (NonFiniteLossError, KeyboardInterrupt) as error:
                 kept = output and last_checkpoint(folder)
                 message = str(error) or "interrupted"
                 raise type(error)(f"{message}; the last checkpoint is {kept}" if kept else message) from error
             finally:  # what comes now is no part of the log; and an error's message needs a line of its own
-                trainer.remove_callback(PrinterCallback)
-                shown = trainer.pop_callback(DEFAULT_PROGRESS_CALLBACK)
+                clock, shown = map(trainer.pop_callback, (StepClock, DEFAULT_PROGRESS_CALLBACK))
                 if getattr(shown, "training_bar", None) is not None:
                     shown.training_bar.close()
+                trainer.callback_handler.callbacks.clear()
 
             # 4. Run folder
             metrics = _metrics(trainer, tokens, config, clock.seconds) | (about or {})
@@ -126,11 +148,14 @@ def train(
     return TrainResult(model.eval(), tokenizer, metrics, trainer)
 
 
-class StepClock(TrainerCallback):
+class StepClock(TrainerCallback, ExportableState):
     """Seconds of every optimisation step, evaluation and saving left out."""
 
     def __init__(self):
         self.seconds: list[float] = []
+
+    def state(self) -> dict:  # Trainer keeps it in a checkpoint
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.start = time.perf_counter()

@@ -10,12 +10,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import rotate_checkpoints
 
 from asa_mini.errors import InputError, NonFiniteLossError
 from asa_mini.model import AsaModel
+from asa_mini.train.checkpoints import PROGRESS, last_checkpoint, read_progress, write_progress
 from asa_mini.train.run_folder import ADVERSARY_WEIGHTS, save_adversaries
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 # What AsaTrainer overrides or reads. Were one renamed in Trainer, ours would be passed over without a word.
 NEEDED = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm", "_save")
 NEEDED += ("_load_from_checkpoint", "_load_best_model", "model_accepts_loss_kwargs", "label_smoother")
-NEEDED += ("compute_loss_func",)
+NEEDED += ("compute_loss_func", "train", "_save_checkpoint", "_run_epoch", "_get_output_dir")
 TERMS = ("task_loss", "divergence", "pay")
 
 
@@ -43,14 +45,32 @@ class SameOrderSampler(LengthGroupedSampler):
         self.generator.manual_seed(1000 * self.seed + epoch)
 
 
+class SaveAfterEvaluation(TrainerCallback):
+    """Puts off what Trainer saves by steps at the end of an epoch, or of the run, until that is evaluated.
+
+    Who went on from a checkpoint in between would never evaluate that epoch.
+    """
+
+    due = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.due = control.should_save and (control.should_training_stop or state.epoch.is_integer())
+        control.should_save &= not self.due
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save |= self.due
+        self.due = False
+
+
 class AsaTrainer(Trainer):
     """A Trainer for wrapped models (and, as the baseline, for plain ones).
 
     What it adds: the adversaries have their own learning rate and are clipped apart from the encoder, because
     their gradients carry the factor 10000 of the mask and would otherwise set the encoder's step size; the
     terms of the loss are recorded and logged; a term that is not finite stops the run before it reaches the
-    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file. Trainer's
-    `label_smoothing_factor` and `compute_loss_func` act on the task loss.
+    weights; checkpoints are plain Hugging Face checkpoints with the adversaries in a side file, and a run
+    that goes on from one ends as if it had never stopped. Trainer's `label_smoothing_factor` and
+    `compute_loss_func` act on the task loss.
 
     Args:
         adversary_learning_rate: None takes the encoder's.
@@ -72,7 +92,8 @@ class AsaTrainer(Trainer):
         # gradient by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.terms: list[dict] = []
-        self._logged, self._warned = 0, False
+        self._logged, self._warned, self._ended = 0, False, None
+        self.add_callback(SaveAfterEvaluation())
 
     def _check(self) -> None:
         gpus, started = self.args.n_gpu, int(os.environ.get("WORLD_SIZE", 1))
@@ -101,6 +122,25 @@ class AsaTrainer(Trainer):
     def _adversary_parameters(self) -> list[nn.Parameter]:
         model = self._asa_model()
         return [] if model is None else list(model.adversaries.parameters())
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Trainer's. What was recorded up to the checkpoint is there again; True is the last complete one.
+
+        Raises:
+            InputError: the checkpoint is not complete.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir)) or self.args.output_dir
+        progress = read_progress(resume_from_checkpoint) if resume_from_checkpoint else {}
+        self.terms, self._ended = progress.get("terms", []), progress.get("ended")
+        self._logged = len(self.terms)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *args, **kwargs):
+        if self._ended == self.state.max_steps:  # at the checkpoint; Trainer would take one step more
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """One forward pass of the game; Trainer's backward pass then moves both players."""
@@ -221,6 +261,24 @@ class AsaTrainer(Trainer):
         if self._asa_model() is not None and self.args.should_save:  # of several processes, one
             save_adversaries(self._asa_model(), Path(output_dir or self.args.output_dir))
 
+    def _save_checkpoint(self, model, trial):
+        """Trainer's, and a last file that says that all is there; only then an older checkpoint goes."""
+        folder = Path(self._get_output_dir(trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        (checkpoint / PROGRESS).unlink(missing_ok=True)  # of an earlier run in this folder
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # every process writes its random state
+        if self.args.should_save and not self.args.save_only_model:  # no run goes on from a model alone
+            ended = (
+                self.state.max_steps if self.control.should_training_stop else None
+            )  # planned, reached or not
+            write_progress(checkpoint, terms=self.terms, ended=ended)
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         asa = self._asa_model()
         super()._load_from_checkpoint(resume_from_checkpoint, model if asa is None else asa.model)
@@ -229,4 +287,7 @@ class AsaTrainer(Trainer):
             asa.adversaries.load_state_dict(weights)
 
     def _load_best_model(self):
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        # The path is not recorded where a run goes on in another working directory.
+        step = self.state.best_global_step
+        best = self.state.best_model_checkpoint or Path(self.args.output_dir, f"checkpoint-{step}")
+        self._load_from_checkpoint(best)
