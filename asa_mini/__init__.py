@@ -1,9 +1,9 @@
 """asa_mini: Adversarial Self-Attention (arXiv 2206.12608), small enough to read in an afternoon.
 
-The method, in reading order: gradient_reversal, adversary, attention, objective, hf, config, model. Each
-imports only from those before it; attention also from kernels, where it is written again for a GPU. Around
-it: train (a run, from data to folder), look (what trained models attend to), bench (what it costs), cli. The
-exercises' checks, grading and notebook tools are another package, asa_classroom.
+The method, in reading order: gradient_reversal, config, adversary, attention, heads, objective, hf, model.
+Each imports only from those before it; attention also from kernels, where it is written again for a GPU.
+Around it: train (a run, from data to folder), look (what trained models attend to), bench (what it costs),
+cli. The exercises' checks, grading and notebook tools are another package, asa_classroom.
 
 One set of letters everywhere::
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 from asa_mini.errors import InputError
 
-BACKENDS = ("auto", "reference", "triton")
+Backend = Literal["auto", "reference", "triton"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 @dataclass
@@ -23,6 +24,12 @@ class AsaConfig:
         gradient_reversal_scale: strength of the reversal in front of the adversaries.
         joint_pass: run the clean and the adversarial half as one batch of 2B; False runs them one after the
             other. The result is the same.
+        divergence_over: how the divergence of predictions for each token is counted. "all_tokens": their sum,
+            padding included, over the batch size; "real_tokens": their mean over the tokens that are no
+            padding, so that neither padding nor length matters.
+        regression_likelihood: by which the divergence compares scores. "batch_softmax": a softmax across the
+            batch, so each with its neighbours; "gaussian": half the squared difference, as the squared error
+            of the task is a Gaussian's likelihood.
         backend: attention backend, see `choose_backend`; `AsaModel.asa_backend` and the log say which it is.
 
     Raises:
@@ -34,7 +41,9 @@ class AsaConfig:
     layers: list[int] | None = None  # they attack all; a part is cheaper, and gains less
     gradient_reversal_scale: float = 1.0  # theirs; the adversaries' learning rate is the better handle
     joint_pass: bool = True  # feeds the device better than two passes
-    backend: Literal["auto", "reference", "triton"] = "auto"  # the fastest that can compute it
+    divergence_over: Literal["all_tokens", "real_tokens"] = "all_tokens"  # theirs; grows with the length
+    regression_likelihood: Literal["batch_softmax", "gaussian"] = "batch_softmax"  # theirs
+    backend: Backend = "auto"  # the fastest that can compute it
 
     def __post_init__(self):
         for name in ("temperature", "alpha", "gradient_reversal_scale"):
@@ -44,8 +53,10 @@ class AsaConfig:
                 raise InputError(f"{name} must be a finite number >= 0, but is {value!r}")
         if not isinstance(self.joint_pass, bool):
             raise InputError(f"joint_pass must be True or False, but is {self.joint_pass!r}")
-        if self.backend not in BACKENDS:
-            raise InputError(f"unknown attention backend {self.backend!r}; choose of {', '.join(BACKENDS)}")
+        for option in fields(self):
+            value, choices = getattr(self, option.name), get_args(option.type)
+            if get_origin(option.type) is Literal and value not in choices:
+                raise InputError(f"{option.name} must be one of {', '.join(choices)}, but is {value!r}")
         if self.layers is None:
             return
         if not isinstance(self.layers, Iterable) or isinstance(self.layers, str):

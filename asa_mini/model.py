@@ -12,8 +12,9 @@ from asa_mini.adversary import Adversary
 from asa_mini.attention import choose_backend, gpu_capability
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
+from asa_mini.heads import LIKELIHOODS, check_head, head_name, predicted_by, task_loss
 from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, double, find_self_attention
-from asa_mini.objective import AsaOutput, asa_objective, check_head, head_name, task_loss
+from asa_mini.objective import AsaOutput, asa_objective
 
 logger = logging.getLogger(__name__)
 
@@ -168,9 +169,24 @@ class AsaModel(nn.Module):
         kept_units = torch.stack(asa.kept_units).sum() if asa.kept_units else logits.new_zeros(())
         kept_share = torch.stack(asa.kept_share) if asa.kept_share else None
         asa.kept_units.clear()  # gradient checkpointing makes the graph hold `asa`: break the cycle
-        task = task_loss(self.model, logits, labels)
-        out = asa_objective(task, logits, adversarial_logits, kept_units, config.alpha, config.temperature)
+        terms = task_loss(self.model, logits, labels), logits, adversarial_logits, kept_units
+        likelihood, real = self._compared_by(logits, labels, batch)
+        out = asa_objective(*terms, config.alpha, config.temperature, likelihood, real)
         return AsaOutput(**out, kept_share=kept_share)
+
+    def _compared_by(self, logits: Tensor, labels: Tensor, batch: dict) -> tuple[str, Tensor | None]:
+        """The likelihood of the divergence, and for predictions of tokens which of them are real, (B, L)."""
+        predicted, config = predicted_by(self.model, labels), self.asa_config
+        likelihood = config.regression_likelihood if predicted == "scores" else LIKELIHOODS[predicted]
+        if config.divergence_over == "all_tokens" or predicted not in ("tokens", "words"):
+            return likelihood, None
+        real = batch.get("attention_mask", logits.new_ones(logits.shape[:-1]))
+        if real.shape != logits.shape[:-1]:
+            raise InputError(
+                f"divergence_over='real_tokens' needs an attention_mask of {tuple(logits.shape[:-1])}, one "
+                f"number for each predicted token, not of {tuple(real.shape)}"
+            )
+        return likelihood, real
 
 
 @cache

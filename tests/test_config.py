@@ -60,9 +60,10 @@ def test_joint_pass_is_a_truth_value(value):
         AsaConfig(joint_pass=value)
 
 
-def test_unknown_backend():
-    with pytest.raises(InputError, match="unknown attention backend 'flash'"):
-        AsaConfig(backend="flash")
+@pytest.mark.parametrize("name", ["backend", "divergence_over", "regression_likelihood"])
+def test_unknown_choice(name):
+    with pytest.raises(InputError, match=f"{name} must be one of .*, but is 'flash'"):
+        AsaConfig(**{name: "flash"})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 # Whoever is named further right may import whoever is named before, never the other way round. A name stands
 # for the module or the folder asa_mini/NAME, but for those of its parts that are named themselves.
 ORDER = [
-    "errors", "gradient_reversal", "config", "adversary", "kernels", "attention", "objective", "hf", "model",
-    "__init__", "train.files", "train.checkpoints", "train.planting", "train.config", "train.models",
+    "errors", "gradient_reversal", "config", "adversary", "kernels", "attention", "heads", "objective", "hf",
+    "model", "__init__", "train.files", "train.checkpoints", "train.planting", "train.config", "train.models",
     "train.data", "train.run_folder", "train.trainer", "train.evaluation", "train.baselines", "train.run",
     "train.options", "train", "look", "bench", "cli", "__main__",
 ]  # fmt: skip

@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import batch, tiny, wrapped
+from torch import distributions
 
 from asa_mini import asa_objective, symmetric_divergence
 from asa_mini.errors import InputError
-from asa_mini.objective import check_head, task_loss
+from asa_mini.heads import check_head, predicted_by, task_loss
 
 seeds = st.integers(0, 10**6)
 
@@ -20,20 +22,20 @@ def two(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(2, *shape, generator=generator, dtype=torch.float64) * 2)
 
 
-def jeffreys(p: torch.Tensor, q: torch.Tensor) -> float:
-    """Half the sum of both KL divergences, by its definition, over the last dimension."""
-    return 0.5 * (p * (p / q).log() + q * (q / p).log()).sum().item()
+def kl_both_ways(p: distributions.Distribution, q: distributions.Distribution) -> torch.Tensor:
+    """By PyTorch's definition, one number for each prediction."""
+    return (distributions.kl_divergence(p, q) + distributions.kl_divergence(q, p)) / 2
 
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(1, 4), st.integers(2, 4))
-def test_divergence(seed, rows, classes):
+def test_divergence_of_classes(seed, rows, classes):
     a, b = two(seed, rows, classes)
     divergence = symmetric_divergence(a, b)
-    assert divergence > 0
     torch.testing.assert_close(divergence, symmetric_divergence(b, a))
-    assert divergence.item() == pytest.approx(jeffreys(a.softmax(-1), b.softmax(-1)) / rows)
-    assert symmetric_divergence(a, a) == 0
+    expected = kl_both_ways(*(distributions.Categorical(logits=x) for x in (a, b))).mean()
+    torch.testing.assert_close(divergence, expected)
+    assert divergence > 0 and symmetric_divergence(a, a) == 0
     assert symmetric_divergence(a, a + 3).abs() < 1e-12  # the same prediction
 
 
@@ -42,16 +44,29 @@ def test_divergence_by_hand():
     assert symmetric_divergence(a, b).item() == pytest.approx(0.5 * (0.25 * math.log(3)))
 
 
-def test_divergence_of_regression_is_across_the_batch():
+def test_divergence_of_labels_knows_that_each_is_on_its_own():
+    a, b = two(0, 5, 3)
+    expected = kl_both_ways(*(distributions.Bernoulli(logits=x) for x in (a, b))).sum() / 5
+    torch.testing.assert_close(symmetric_divergence(a, b, "bernoulli"), expected)
+    all_of_them = torch.full((1, 3), 9.0)  # all or none: every label differs, the softmax does not
+    assert symmetric_divergence(all_of_them, -all_of_them) == 0
+    assert symmetric_divergence(all_of_them, -all_of_them, "bernoulli") > 20
+
+
+def test_divergence_of_scores():
     a, b = two(0, 5, 1)
-    expected = jeffreys(a.squeeze(-1).softmax(0), b.squeeze(-1).softmax(0)) / 5
-    assert symmetric_divergence(a, b).item() == pytest.approx(expected)
+    expected = kl_both_ways(*(distributions.Normal(x, 1.0) for x in (a, b))).mean()
+    torch.testing.assert_close(symmetric_divergence(a, b, "gaussian"), expected)
+    across = kl_both_ways(*(distributions.Categorical(logits=x[:, 0]) for x in (a, b))) / 5
+    torch.testing.assert_close(symmetric_divergence(a, b, "batch_softmax"), across)
 
 
-def test_divergence_of_tokens_is_summed_over_the_tokens():
+def test_divergence_of_tokens_is_a_sum_or_a_mean_over_the_real_ones():
     a, b = two(0, 3, 7, 4)
-    expected = jeffreys(a.softmax(-1), b.softmax(-1)) / 3
-    assert symmetric_divergence(a, b).item() == pytest.approx(expected)
+    by_token = kl_both_ways(*(distributions.Categorical(logits=x) for x in (a, b)))
+    torch.testing.assert_close(symmetric_divergence(a, b), by_token.sum() / 3)
+    real = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    torch.testing.assert_close(symmetric_divergence(a, b, real=real), by_token[real].mean())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -87,28 +102,37 @@ def labels_of(kind: str) -> torch.Tensor:
     }[kind]
 
 
+# Family, head, labels, options of its config, what it predicts.
 HEADS = [
-    ("bert", "SequenceClassification", "classes", dict(num_labels=3)),
-    ("bert", "SequenceClassification", "scores", dict(num_labels=1)),
-    ("bert", "SequenceClassification", "several", dict(num_labels=3)),
-    ("bert", "TokenClassification", "tokens", dict(num_labels=3)),
-    ("bert", "MaskedLM", "tokens", {}),
-    ("bert", "CausalLM", "tokens", dict(is_decoder=True)),
-    ("bert", "MultipleChoice", "choice", {}),
-    ("modernbert", "MaskedLM", "tokens", {}),
-    ("llama", "SequenceClassification", "classes", dict(num_labels=3)),
-    ("llama", "TokenClassification", "tokens", dict(num_labels=3)),
-    ("llama", "CausalLM", "tokens", {}),
+    ("bert", "SequenceClassification", "classes", dict(num_labels=3), "class"),
+    ("bert", "SequenceClassification", "scores", dict(num_labels=1), "scores"),
+    ("bert", "SequenceClassification", "several", dict(num_labels=3), "labels"),
+    ("bert", "TokenClassification", "tokens", dict(num_labels=3), "tokens"),
+    ("bert", "MaskedLM", "tokens", {}, "words"),
+    ("bert", "CausalLM", "tokens", dict(is_decoder=True), "words"),
+    ("bert", "MultipleChoice", "choice", {}, "choice"),
+    ("modernbert", "MaskedLM", "tokens", {}, "words"),
+    ("llama", "SequenceClassification", "classes", dict(num_labels=3), "class"),
+    ("llama", "TokenClassification", "tokens", dict(num_labels=3), "tokens"),
+    ("llama", "CausalLM", "tokens", {}, "words"),
 ]
 
 
-@pytest.mark.parametrize("family, task, kind, options", HEADS, ids=lambda x: x if isinstance(x, str) else "")
-def test_task_loss_is_the_model_s_own(family, task, kind, options):
-    model = tiny(family, task, **options)
-    check_head(model)
+def inputs_of(task: str, kind: str) -> dict:
     inputs = batch() | {"labels": labels_of(kind)}
     if task == "MultipleChoice":
         inputs |= {name: inputs[name].reshape(2, 2, 8) for name in ("input_ids", "attention_mask")}
+    return inputs
+
+
+@pytest.mark.parametrize(
+    "family, task, kind, options, predicted", HEADS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_task_loss_is_the_model_s_own(family, task, kind, options, predicted):
+    model = tiny(family, task, **options)
+    check_head(model)
+    inputs = inputs_of(task, kind)
+    assert predicted_by(model, inputs["labels"]) == predicted
     plain = model(**inputs)
     torch.testing.assert_close(task_loss(model, plain.logits, inputs["labels"]), plain.loss, rtol=0, atol=0)
 
@@ -116,6 +140,34 @@ def test_task_loss_is_the_model_s_own(family, task, kind, options):
     torch.testing.assert_close(out.logits, plain.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(out.task_loss, plain.loss, rtol=1e-5, atol=1e-5)
     assert out.adversarial_logits.shape == plain.logits.shape and out.divergence > 0
+
+
+@pytest.mark.parametrize(
+    "kind, options, likelihood",
+    [
+        ("several", {}, "bernoulli"),
+        ("scores", {}, "batch_softmax"),
+        ("scores", {"regression_likelihood": "gaussian"}, "gaussian"),
+    ],
+)
+def test_a_model_s_divergence_has_the_likelihood_of_its_head(kind, options, likelihood):
+    model = tiny(num_labels=1 if kind == "scores" else 3)
+    out = wrapped(model, **options)(**inputs_of("SequenceClassification", kind))
+    assert out.divergence == symmetric_divergence(out.logits, out.adversarial_logits, likelihood)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_divergence_over_real_tokens_knows_no_padding(padded):
+    """More padding, and a second copy of the batch, change nothing; over all tokens they do."""
+    inputs = {**batch(padded=padded), "labels": torch.zeros(4, 8, dtype=torch.long)}
+    longer = {name: F.pad(x, (0, 3), value=-100 if name == "labels" else 0) for name, x in inputs.items()}
+    for over, same in (("real_tokens", True), ("all_tokens", False)):
+        model = wrapped(tiny(task="TokenClassification", num_labels=3), divergence_over=over)
+        assert torch.allclose(model(**inputs).divergence, model(**longer).divergence) == same
+    model.asa_config.divergence_over = "real_tokens"
+    dense = inputs["attention_mask"].bool()[:, None, None].expand(4, 1, 8, 8)
+    with pytest.raises(InputError, match=r"needs an attention_mask of \(4, 8\).* not of \(4, 1, 8, 8\)"):
+        model(**inputs | {"attention_mask": dense})
 
 
 @pytest.mark.parametrize(
