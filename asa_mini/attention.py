@@ -6,10 +6,12 @@ from torch import Tensor
 from transformers.utils.logging import get_logger
 
 from asa_mini.adversary import MASKED_SCORE, keep_mask
-from asa_mini.config import BACKENDS
+from asa_mini.config import BACKENDS, PAID
 from asa_mini.errors import InputError
 
 logger = get_logger(__name__)
+
+PAID_ROWS = 128  # with pay_over="real_units"; the authors pad the sequences of their GLUE runs to so many
 
 # What the triton backend can do, and why no more:
 MAX_DIM = 128  # head dimension; a wider tile does not fit into the shared memory of consumer GPUs
@@ -30,6 +32,7 @@ def asa_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     gradient_reversal_scale: float = 1.0,
+    pay_over: str = "all_rows",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention of q over k, v under an adversary's binary mask::
@@ -54,18 +57,25 @@ def asa_attention(
         scaling: factor of Q K^T, 1/sqrt(D) by default.
         dropout: probability of dropping an attention weight.
         gradient_reversal_scale: strength of the reversal in front of the adversary.
+        pay_over: what is counted as kept; padded keys never are. "all_rows": the units of all query rows, of
+            padding, too, as in the authors' AsaBertForSequenceClassification.forward. "real_units"::
+
+                PAID_ROWS / n  *  units of the n rows of real tokens
+
+            so as many as PAID_ROWS rows have that keep what the real ones keep on average.
         backend: "reference" (dense, any device, any float type), "triton" (memory linear in L, an NVIDIA
             GPU), or "auto", see `choose_backend`.
 
     Returns:
         O (B, H, L, D); the number of kept allowed units (B,), differentiable with respect to the adversary;
-        the number of allowed units (B,). Padded query rows are counted in both, as the authors' sum over all
-        rows does (AsaBertForSequenceClassification.forward); padded keys never are.
+        the number of allowed units (B,), counted likewise, so that their ratio is the kept share.
 
     Raises:
         InputError: shapes that do not fit, an `allowed` that is not boolean or that differs between heads, an
-            unknown backend, something that the chosen one cannot do.
+            unknown backend, something that the chosen one cannot do, an unknown `pay_over`.
     """
+    if pay_over not in PAID:
+        raise InputError(f"pay_over must be one of {', '.join(PAID)}, but is {pay_over!r}")
     tensors = (q, k, v, adversary_q, adversary_k)
     _check_shapes(*tensors, allowed)
     batch, heads, length, dim = q.shape
@@ -81,7 +91,10 @@ def asa_attention(
     attend = reference_attention if chosen == "reference" else _kernels().triton_attention
     scaling = dim**-0.5 if scaling is None else scaling
     output, kept = attend(*tensors, allowed, causal, scaling, dropout, gradient_reversal_scale)
-    return output, kept, count_allowed(allowed, causal, batch, length, kept)
+    counts = kept, count_allowed(allowed, causal, length, q.device).to(kept.dtype)  # (B, L), (B or 1, L or 1)
+    weights = kept.new_ones(1, length) if pay_over == "all_rows" else row_weights(allowed, length, kept)
+    kept, units = ((count * weights).sum(1) for count in counts)
+    return output, kept, units.expand(batch)
 
 
 def reference_attention(
@@ -96,7 +109,11 @@ def reference_attention(
     dropout: float,
     gradient_reversal_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The equations of `asa_attention`, line by line; every tensor is dense. Returns O and the kept units."""
+    """The equations of `asa_attention`, line by line; every tensor is dense.
+
+    Returns:
+        O (B, H, L, D), the kept units of each query (B, L).
+    """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, L, D)
@@ -112,7 +129,7 @@ def reference_attention(
     output = weights.to(v.dtype) @ v  # (B, H, L, L) x (B, H, L, D) -> (B, H, L, D)
     output = output * seen.any(-1, keepdim=True)
     # Counted in float32 at least: float16 overflows at 65504 units, one sequence of 256 tokens.
-    return output, (mask * seen).sum(dim=(1, 2, 3), dtype=torch.promote_types(mask.dtype, torch.float32))
+    return output, (mask * seen).sum(dim=(1, 3), dtype=torch.promote_types(mask.dtype, torch.float32))
 
 
 def allowed_units(allowed: Tensor | None, causal: bool, length: int, device) -> Tensor | None:
@@ -123,14 +140,20 @@ def allowed_units(allowed: Tensor | None, causal: bool, length: int, device) -> 
     return past if allowed is None else allowed & past
 
 
-def count_allowed(allowed: Tensor | None, causal: bool, batch: int, length: int, like: Tensor) -> Tensor:
-    """(B,) units of each sequence that are allowed, in `like`'s dtype; dense only where `allowed` is."""
+def count_allowed(allowed: Tensor | None, causal: bool, length: int, device) -> Tensor:
+    """The allowed units of each query, (B or 1, L), or (B or 1, 1) for all; dense only where `allowed` is."""
     if allowed is not None and allowed.shape[2] > 1:
-        units = allowed_units(allowed, causal, length, like.device)
-    else:  # each key counts as often as there are queries that see it, the causal ones from j on
-        units = length - causal * torch.arange(length, device=like.device)
-        units = (units if allowed is None else units * allowed).reshape(-1, 1, 1, length)
-    return units.sum(dim=(1, 2, 3)).to(like.dtype).expand(batch)
+        return allowed_units(allowed, causal, length, device)[:, 0].sum(-1)
+    keys = torch.ones(1, length, device=device, dtype=torch.bool) if allowed is None else allowed[:, 0, 0]
+    return keys.cumsum(-1) if causal else keys.sum(-1, keepdim=True)
+
+
+def row_weights(allowed: Tensor | None, length: int, like: Tensor) -> Tensor:
+    """(B or 1, L) in `like`'s dtype: PAID_ROWS / n for the n real tokens of a sequence, 0 for padding."""
+    if allowed is None:
+        return like.new_full((1, length), PAID_ROWS / length)
+    real = allowed[:, 0].any(-2)  # padding is a key that nobody may see
+    return PAID_ROWS * real.to(like.dtype) / real.sum(-1, keepdim=True).clamp_min(1)
 
 
 def gpu_capability(device: torch.device) -> tuple[int, int] | None:

@@ -10,6 +10,8 @@ from asa_mini.errors import InputError
 
 Backend = Literal["auto", "reference", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
+Paid = Literal["all_rows", "real_units"]
+PAID: tuple[str, ...] = get_args(Paid)
 
 
 @dataclass
@@ -30,6 +32,9 @@ class AsaConfig:
         regression_likelihood: by which the divergence compares scores. "batch_softmax": a softmax across the
             batch, so each with its neighbours; "gaussian": half the squared difference, as the squared error
             of the task is a Gaussian's likelihood.
+        pay_over: units that the adversary is paid for, see `asa_attention`. "all_rows": of padded queries,
+            too, so that one temperature pays several times more in a batch padded to 128 tokens;
+            "real_units": as much as if every sequence were padded to 128, whatever its padding.
         backend: attention backend, see `choose_backend`; `AsaModel.asa_backend` and the log say which it is.
 
     Raises:
@@ -43,6 +48,7 @@ class AsaConfig:
     joint_pass: bool = True  # feeds the device better than two passes
     divergence_over: Literal["all_tokens", "real_tokens"] = "all_tokens"  # theirs; grows with the length
     regression_likelihood: Literal["batch_softmax", "gaussian"] = "batch_softmax"  # theirs
+    pay_over: Paid = "all_rows"  # theirs
     backend: Backend = "auto"  # the fastest that can compute it
 
     def __post_init__(self):

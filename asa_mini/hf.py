@@ -44,6 +44,7 @@ class AsaPass:
     joint: bool  # the batch is [clean half; adversarial half]
     backend: str = "auto"
     gradient_reversal_scale: float = 1.0
+    pay_over: str = "all_rows"
     # Reentrant gradient checkpointing runs the layers first without gradients. The adversary sees detached
     # input, so its graph can be built all the same, and the kept units must not lose theirs.
     grad: bool = field(default_factory=torch.is_grad_enabled)
@@ -106,7 +107,8 @@ def attend(module, query, key, value, allowed, causal, asa, projections, **kwarg
         clean = plain_attention(module, clean_q, clean_k, clean_v, clean_allowed, causal, **kwargs)
     with torch.set_grad_enabled(asa.grad):
         options = dict(causal=causal, scaling=kwargs.get("scaling"), dropout=kwargs.get("dropout", 0.0))
-        options |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, backend=asa.backend)
+        options |= dict(gradient_reversal_scale=asa.gradient_reversal_scale, pay_over=asa.pay_over)
+        options |= dict(backend=asa.backend)
         output, kept, units = asa_attention(query, key, value, *projections, allowed, **options)
         asa.kept_units.append(kept.mean())
         asa.kept_share.append(kept.detach().sum() / units.sum())

@@ -159,7 +159,7 @@ class AsaModel(nn.Module):
             logger.info("ASA attention backend: %s, on %s", backend, self.device)
         # With "auto", a batch can still need the reference where the model as such does not: a dense mask.
         backend = config.backend if backend == "triton" else backend
-        asa = AsaPass(config.joint_pass, backend, config.gradient_reversal_scale)
+        asa = AsaPass(config.joint_pass, backend, config.gradient_reversal_scale, config.pay_over)
         if asa.joint:
             both = {name: double(name, value, size) for name, value in batch.items()}
             logits, adversarial_logits = self.model(**both, asa=asa).logits.chunk(2)

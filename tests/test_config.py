@@ -60,7 +60,7 @@ def test_joint_pass_is_a_truth_value(value):
         AsaConfig(joint_pass=value)
 
 
-@pytest.mark.parametrize("name", ["backend", "divergence_over", "regression_likelihood"])
+@pytest.mark.parametrize("name", ["backend", "divergence_over", "regression_likelihood", "pay_over"])
 def test_unknown_choice(name):
     with pytest.raises(InputError, match=f"{name} must be one of .*, but is 'flash'"):
         AsaConfig(**{name: "flash"})

@@ -27,7 +27,7 @@ def triton_attention(
     """`asa_attention` by the kernels, for what `asa_mini.attention.choose_backend` lets through.
 
     Returns:
-        output (B, H, L, D), kept units (B,).
+        output (B, H, L, D), kept units of each query (B, L).
     """
     tensors = [q, k, v, adversary_q, adversary_k]
     if torch.is_autocast_enabled(q.device.type):  # as for PyTorch's own attention

@@ -97,7 +97,7 @@ def mask_gradient_kernel(
     d_scores,  # (sequences, H, lines, width): gradient of the heads' scores, of a block, transposed
     adversary_q,  # (B, L, E)
     adversary_k,  # (B, L, E)
-    d_kept,  # (B,)
+    d_kept,  # (B, L)
     key_mask,
     d_s,  # out (sequences, lines, width): gradient of the adversary's scores
     first_sequence,  # of the block
@@ -116,7 +116,7 @@ def mask_gradient_kernel(
 ):
     """One program: M queries, N keys of a block, all heads, because the heads share the mask::
 
-        d_mask = -MASKED sum_h dS_h + d_kept         over the allowed units
+        d_mask = -MASKED sum_h dS_h + d_kept_i       over the allowed units
         d_s    = -reversal d_mask sigmoid'(s) / sqrt(E)
 
     Tiles are transposed, as `d_scores` comes.
@@ -131,7 +131,8 @@ def mask_gradient_kernel(
     for head in range(H):
         total += tl.load(d_scores + (in_block * H + head) * lines * width + place).to(tl.float32)
     allowed = allowed_units(key_mask, batch, i, j, length, CAUSAL)
-    d_mask = tl.where(allowed, tl.load(d_kept + batch) - MASKED * total, 0.0)
+    d_row = tl.load(d_kept + batch * length + i, mask=i < length, other=0.0)
+    d_mask = tl.where(allowed, d_row - MASKED * total, 0.0)
     s = adversary_scores(adversary_k, adversary_q, batch, keys, rows, length, E, BLOCK_E, PRECISION)
     norm = 1 / tl.sqrt(E * 1.0)
     sigmoid = tl.sigmoid(s * norm)

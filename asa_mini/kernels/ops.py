@@ -49,8 +49,9 @@ def attention(
         reversal: of the gradient into the adversary.
 
     Returns:
-        out (B, L, H, D); kept units (B,), float32; and what the backward pass needs: log2 of the softmax's
-        denominators (B, H, L), the mask packed along the queries (B, words, L), the scores' factors (B, L).
+        out (B, L, H, D); kept units of each query (B, L), float32; and what the backward pass needs: log2 of
+        the softmax's denominators (B, H, L), the mask packed along the queries (B, words, L), the scores'
+        factors (B, L).
     """
     batch, length, heads, _ = q.shape
     values = _arguments(
@@ -69,7 +70,7 @@ def attention(
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
     grid = triton.cdiv(length, tiles["forward"]["M"]), batch * heads
     _launch(forward_kernel, grid, tiles["forward"], **values, out=out, lse=lse)
-    return out, row_kept.sum(1, dtype=torch.float32), lse, words_t, factors
+    return out, row_kept.float(), lse, words_t, factors
 
 
 @attention.register_fake
@@ -77,7 +78,7 @@ def _(q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scali
     batch, length, heads, _ = q.shape
     return (
         torch.empty_like(q),
-        q.new_empty(batch, dtype=torch.float32),
+        q.new_empty(batch, length, dtype=torch.float32),
         q.new_empty(batch, heads, length, dtype=torch.float32),
         q.new_empty(batch, _padded(length) // WORD.value, length, dtype=torch.int32),
         q.new_empty(batch, length, dtype=torch.float32),
@@ -105,7 +106,7 @@ def attention_backward(
     dropout: float,
     reversal: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B,)."""
+    """Gradients of q, k, v, adversary_q, adversary_k, given those of out (B, L, H, D) and kept (B, L)."""
     batch, length, heads, _ = q.shape
     values = _arguments(
         q, k, v, adversary_q, adversary_k, key_mask, key_ends, seed, causal, scaling, dropout, reversal
