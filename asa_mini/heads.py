@@ -17,6 +17,7 @@ LIKELIHOODS = {
     "tokens": "softmax",  # (B, L, C): a class for each token
     "words": "softmax",  # (B, L, V): a word of the vocabulary for each token
 }
+BY_TOKEN = ("tokens", "words")
 PROBLEMS = {  # transformers' names of what a ForSequenceClassification predicts
     "single_label_classification": "class",
     "multi_label_classification": "labels",
@@ -37,7 +38,7 @@ HEADS["LMHeadModel"] = HEADS["ForCausalLM"]  # what BERT and GPT-2 call theirs
 
 def head_name(model: PreTrainedModel) -> str | None:
     """The name in HEADS by which the model's class, or the nearest one that it inherits from, ends."""
-    names = (cls.__name__ for cls in type(model).__mro__)
+    names = (cls.__name__ for cls in model.__class__.__mro__)  # __class__: of the model inside an AsaModel
     return next((head for name in names for head in HEADS if name.endswith(head)), None)
 
 
@@ -45,13 +46,14 @@ def check_head(model: PreTrainedModel) -> None:
     """Raise InputError unless `task_loss` knows the model's loss."""
     if hasattr(model, "_loss_function"):
         return
-    name, head = type(model).__name__, head_name(model)
+    name, head = model.__class__.__name__, head_name(model)
     if head is None:
         raise InputError(
             f"{name} has no head whose loss asa_mini knows; load the encoder with one of "
             f"AutoModel{', AutoModel'.join((*KNOWN, 'ForMultipleChoice'))}, or set model.loss_function"
         )
-    first = next(cls for cls in type(model).__mro__ if "forward" in vars(cls) or cls.__name__.endswith(head))
+    parents = model.__class__.__mro__
+    first = next(cls for cls in parents if "forward" in vars(cls) or cls.__name__.endswith(head))
     if not first.__name__.endswith(head):
         raise InputError(
             f"{name} has a forward of its own, so its loss may be another than that of {head}; "

@@ -12,7 +12,7 @@ from asa_mini.adversary import Adversary
 from asa_mini.attention import choose_backend, gpu_capability
 from asa_mini.config import AsaConfig
 from asa_mini.errors import InputError
-from asa_mini.heads import LIKELIHOODS, check_head, head_name, predicted_by, task_loss
+from asa_mini.heads import BY_TOKEN, LIKELIHOODS, check_head, head_name, predicted_by, task_loss
 from asa_mini.hf import AdversaryHook, AsaPass, check_inputs, double, find_self_attention
 from asa_mini.objective import AsaOutput, asa_objective
 
@@ -178,7 +178,7 @@ class AsaModel(nn.Module):
         """The likelihood of the divergence, and for predictions of tokens which of them are real, (B, L)."""
         predicted, config = predicted_by(self.model, labels), self.asa_config
         likelihood = config.regression_likelihood if predicted == "scores" else LIKELIHOODS[predicted]
-        if config.divergence_over == "all_tokens" or predicted not in ("tokens", "words"):
+        if config.divergence_over == "all_tokens" or predicted not in BY_TOKEN:
             return likelihood, None
         real = batch.get("attention_mask", logits.new_ones(logits.shape[:-1]))
         if real.shape != logits.shape[:-1]:

@@ -1,5 +1,8 @@
 """Random attention records for the tests of the explorer, and what a notebook would display of them."""
 
+import json
+import re
+
 import numpy as np
 from IPython.display import HTML
 
@@ -30,6 +33,10 @@ RECORDS = [
     record(" ".join(["Donaudampfschiff"] * 30 + list("abc") * 10), seed=2),
 ]
 MARKED = [[1], [], [0, 5]]
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
 def shown(monkeypatch, *arguments, **options) -> HTML:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import re
 import zlib
 from dataclasses import replace
@@ -10,15 +9,11 @@ from dataclasses import replace
 import nbformat
 import numpy as np
 import pytest
-from explorer_records import MARKED, RECORDS, record, shown
+from explorer_records import MARKED, RECORDS, data_of, record, shown
 from nbconvert import HTMLExporter
 
 from asa_mini.errors import InputError
 from asa_mini.look import explorer
-
-
-def data_of(page: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
 def array_of(text: str) -> np.ndarray:
@@ -48,7 +43,9 @@ def test_weights_keep_the_stated_precision_and_masks_are_exact():
             weights = array_of(stored[side]).reshape(given.clean.shape) / 255
             assert np.abs(weights - getattr(given, side)).max() <= 1 / 510 + 1e-9
         np.testing.assert_array_equal(array_of(stored["removed"]).reshape(given.kept.shape), ~given.kept)
-        np.testing.assert_allclose(stored["probabilities"], given.probabilities, atol=5e-5)
+        both = np.stack([given.prediction, given.adversarial_prediction], -1)
+        (bars,) = stored["predictions"]
+        np.testing.assert_allclose([bar[1:] for bar in bars], both, atol=5e-5)
 
 
 def test_page_is_small():
@@ -74,7 +71,7 @@ def with_value(name, value):
         (RECORDS[:1], ["it"], "give token indices"),
         ([with_value("clean", np.nan)], None, "record 0 holds NaN"),
         ([with_value("adversarial", 1.5)], None, "record 0 holds NaN or a number outside"),
-        ([with_value("adversarial_probabilities", np.nan)], None, "record 0 holds NaN"),
+        ([with_value("adversarial_prediction", np.nan)], None, "record 0 holds NaN"),
         ([replace(RECORDS[0], tokens=["it"])], None, r"its 1 tokens, .* shapes are \(\(2, 3, 5, 5\)"),
         ([replace(RECORDS[0], kept=RECORDS[0].kept[:1])], None, r"`kept` \(N, L, L\), but .*\(1, 5, 5\)"),
     ],

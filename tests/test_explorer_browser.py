@@ -65,7 +65,7 @@ def test_choosing_a_sentence_a_layer_and_a_head(visit):
     tab.select_option("#record", "2")
     assert_shows(tab, RECORDS[2], 1, 2, None)
     assert "Attention in layer 1, head 2" in tab.locator("#stage svg").text_content()
-    wanted = [f"{100 * p:.1f}%" for p in RECORDS[2].probabilities]
+    wanted = [f"{100 * p:.1f}%" for p in RECORDS[2].prediction]
     assert all(text in tab.locator("#stage svg").text_content() for text in wanted)
 
 

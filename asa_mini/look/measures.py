@@ -8,13 +8,17 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import entr, rel_entr
+import torch
+from scipy.special import entr
 from scipy.stats import bootstrap
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from sklearn.feature_selection import chi2
 
 from asa_mini.errors import InputError
-from asa_mini.look.capture import AttentionRecord, tokens_at
+from asa_mini.heads import LIKELIHOODS
+from asa_mini.look.capture import AttentionRecord
+from asa_mini.look.texts import tokens_at
+from asa_mini.objective import symmetric_divergence
 
 KINDS = ("planted", "sentiment", "function", "other", "punctuation", "special")
 WORD = r"[^\W\d_][\w'-]*"
@@ -64,10 +68,20 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def divergence(records: Sequence[AttentionRecord]) -> np.ndarray:
-    """(n,): symmetric KL in nats between each text's two predictions, as in `symmetric_divergence`."""
-    both = [(record.probabilities, record.adversarial_probabilities) for record in records]
-    p, q = np.array(both, float).clip(np.finfo(np.float32).tiny).swapaxes(0, 1)  # finite for a class of 0
-    return (rel_entr(p, q) + rel_entr(q, p)).sum(-1) / 2
+    """(n,): the `symmetric_divergence` of each text's two predictions, by the likelihood of its head.
+
+    Those of tokens are added up. For multiple choice each record of a choice has that of them all.
+    """
+    found = []
+    for record in records:
+        likelihood = LIKELIHOODS[record.predicted]
+        both = torch.tensor(np.stack([record.prediction, record.adversarial_prediction])).double()
+        if likelihood == "softmax":  # back to logits, which are finite for a probability of 0
+            both = both.clamp_min(np.finfo(np.float32).tiny).log()
+        elif likelihood == "bernoulli":
+            both = both.logit(eps=np.finfo(np.float32).eps / 4)
+        found.append(symmetric_divergence(both[:1], both[1:], likelihood).item())
+    return np.array(found)
 
 
 def measure(records: Sequence[AttentionRecord], words: Sequence[Sequence[int]]) -> pd.DataFrame:

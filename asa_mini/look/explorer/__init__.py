@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from asa_mini.errors import InputError
+from asa_mini.heads import BY_TOKEN
 from asa_mini.look.capture import AttentionRecord
 from asa_mini.train.files import write_text
 
 PAGE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html", "page.js"))
+CLASSES = 4  # of a prediction that are shown
 STEPS = 255  # a weight is stored as a whole number of 1/255
 # Inside a script element, "<" could end it and U+2028 could end a line; JSON reads all of these back.
 ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
@@ -36,9 +38,10 @@ def explorer_html(
 
     The reader picks sentence, layer and head (or the mean of the heads) and follows each token's attention,
     clean and adversarial next to each other, with the units that the adversary removed. Of the lines of all
-    tokens together, a side shows the 5,000 strongest.
+    tokens together, a side shows the 5,000 strongest. Beside them stand both predictions, as bars by class,
+    label or choice, as scores, or token by token; of more than four classes those that are likeliest.
 
-    No weight is off by more than 1/510 (0.2 percentage points), masks are exact, probabilities have four
+    No weight is off by more than 1/510 (0.2 percentage points), masks are exact, predictions have four
     decimals. A weight takes less than a byte: some 130 KB for 4 sentences of 16 tokens, 6 layers and 12
     heads, several MB for 512 tokens, and 25 KB for the page itself.
 
@@ -49,7 +52,7 @@ def explorer_html(
 
     Raises:
         InputError: there are no records, their arrays do not fit together or hold anything but numbers from
-            0 to 1, or `marked` has not one list of existing tokens for each record.
+            0 to 1 (scores: finite ones), or `marked` has not one list of existing tokens for each record.
     """
     listed = records if isinstance(records, Sequence) else []
     if not listed or not all(isinstance(record, AttentionRecord) for record in listed):
@@ -96,24 +99,48 @@ def _pack(number: int, record: AttentionRecord, marked: Sequence[int]) -> dict:
             f"record {number}: for its {length} tokens, `clean` and `adversarial` must be (N, H, L, L) and "
             f"`kept` (N, L, L), but their shapes are {shapes}"
         )
-    shares = [record.clean, record.adversarial, record.probabilities, record.adversarial_probabilities]
-    if not all(((values >= -1e-3) & (values <= 1 + 1e-3)).all() for values in shares):  # NaN fails, too
+    both = np.stack([record.prediction, record.adversarial_prediction], -1)  # (C, 2), or (L, C, 2)
+    shares = [record.clean, record.adversarial, *([] if record.predicted == "scores" else [both])]
+    in_range = all(((values >= -1e-3) & (values <= 1 + 1e-3)).all() for values in shares)  # NaN fails, too
+    if not in_range or not np.isfinite(both).all():
         raise InputError(f"record {number} holds NaN or a number outside 0 to 1")
+    names = record.names or [f"class {k}" for k in range(both.shape[-2])]
+    rows = both.reshape(-1, *both.shape[-2:])  # (1 or L, C, 2)
+    if len(names) != rows.shape[1] or len(rows) != (length if record.predicted in BY_TOKEN else 1):
+        raise InputError(
+            f"record {number}: predictions of {record.predicted} with {len(names)} names cannot have the "
+            f"shape {record.prediction.shape}"
+        )
     marked = np.ravel(marked).tolist()
     if not set(marked) <= set(range(length)):
         raise InputError(f"`marked` of record {number} is {marked!r}; give token indices, 0 to {length - 1}")
     return {
-        "text": _printable(record.text),
+        "text": _printable(_with_boundary(record)),
         "tokens": [_printable(token) for token in record.tokens],
         "marked": marked,
+        "boundary": record.boundary,
         "layers": layers,
         "heads": heads,
         "clean": _base64(np.rint(record.clean.clip(0, 1) * STEPS)),
         "adversarial": _base64(np.rint(record.adversarial.clip(0, 1) * STEPS)),
         "removed": _base64(~record.kept),
-        "probabilities": record.probabilities.astype(float).round(4).tolist(),
-        "adversarialProbabilities": record.adversarial_probabilities.astype(float).round(4).tolist(),
+        "predicted": record.predicted,
+        "classes": len(names),
+        "predictions": [_likeliest(row, names) for row in rows],
     }
+
+
+def _likeliest(row: np.ndarray, names: Sequence[str]) -> list[tuple[str, float, float]]:
+    """Name, clean, adversarial of up to CLASSES entries of a prediction (C, 2), in the order of classes."""
+    chosen = sorted(np.argsort(-row.max(-1), kind="stable")[:CLASSES])
+    return [(_printable(names[k]), *row[k].astype(float).round(4).tolist()) for k in chosen]
+
+
+def _with_boundary(record: AttentionRecord) -> str:
+    if record.boundary is None:
+        return record.text
+    start = record.spans[record.boundary][0]
+    return f"{record.text[:start].rstrip()} \u2016 {record.text[start:]}"
 
 
 def _base64(array: np.ndarray) -> str:

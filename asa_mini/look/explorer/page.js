@@ -63,8 +63,14 @@ function sentence() {
   else if (gone.length === L) words.push("The adversary removed all its units: it attends to every token equally.");
   else words.push(`The adversary removed ${gone.length} of its ${L} units${gone.length ? ":" : ""}`,
     gone.slice(0, 6).map(quoted).join(", ") + (gone.length > 6 ? ` and ${gone.length - 6} more.` : "."));
+  const told = v.record.predictions[v.record.predictions.length > 1 ? current : 0];
+  const say = (side) => `“\u2068${first(told, side)[0]}\u2069” ${number(first(told, side)[side])}`;
+  if (told) words.push(`Predicted: clean ${say(1)}; adversarial ${say(2)}.`);
   return words.join(" ");
 }
+/** What a side, 1 clean or 2 adversarial, predicts before all else: its entry in a prediction. */
+const first = (shown, side) => shown.toSorted((a, b) => b[side] - a[side])[0];
+const number = (value) => v.record.predicted === "scores" ? value.toFixed(3) : `${(100 * value).toFixed(1)}%`;
 
 // ---- the picture -------------------------------------------------------------------------------------------------
 const pen = document.createElement("canvas").getContext("2d");
@@ -110,6 +116,7 @@ function picture(width) {
   y = paragraph(svg, y, record.text, space, 14);
   write(svg, 0, y += 22, "✕ unit removed by the adversary", { fill: "adversarial" });
   if (record.marked.length) write(svg, 0, y += 20, "◆ marked token", { fill: "marked" });
+  if (record.boundary !== null) write(svg, 0, y += 20, "‖ between the two texts", { fill: "soft" });
 
   const columns = space >= 1000 ? 3 : space >= 620 ? 2 : 1, bottoms = Array(columns).fill(y + 34);
   const panelWidth = [space, (space - gap) / 2, (space - side - 2 * gap) / 2][columns - 1];
@@ -153,6 +160,8 @@ function panel(side, g, width) {
       query: write(g, column, y, text, { ...style, ...END }), key: write(g, to + 8, y, text, style),
       share: write(g, width, y, "", { ...style, ...END, fill: "ink", "data-share": `${side} ${j}` }) };
   });
+  if (record.boundary !== null)
+    add(g, "path", { d: `M-4 ${30 + record.boundary * step}H${width}`, stroke: "soft", "stroke-dasharray": "6 4" });
   zone(g, -4, 30, column + 12, L * step);
   function follow(current) {
     const shares = sharesOf(side), scale = Math.max(...sharesOf("clean"), ...sharesOf("adversarial"));
@@ -178,24 +187,53 @@ function panel(side, g, width) {
   return { bottom: 30 + L * step, follow };
 }
 
-/** Both predictions, class by class, and what the adversary left of each layer. */
+const HEADINGS = { class: "Prediction", labels: "Label by label", scores: "Prediction", choice: "Choices",
+  tokens: "Token by token", words: "Token by token" };
+/** Both predictions, and what the adversary left of each layer. */
 function predictions(g, width) {
-  const { record, layer: chosen, L, lost } = v, units = L * L, one = Math.min(width / record.layers, 38);
-  const shares = { clean: record.probabilities, adversarial: record.adversarialProbabilities };
-  const classes = range(shares.clean.length), likely = (k) => Math.max(shares.clean[k], shares.adversarial[k]);
-  const shown = classes.toSorted((a, b) => likely(b) - likely(a)).slice(0, 4).sort((a, b) => a - b);
-  let y = 0;
-  heading(g, y, classes.length > 4 ? `Prediction, 4 of ${classes.length} classes` : "Prediction");
-  for (const k of shown) {
-    write(g, 0, y += 22, `class ${k}`);
-    for (const side in SIDES) {
-      const back = { x: 72, y: y + 5, height: 11, rx: 2 }, share = shares[side][k];
-      write(g, 0, y += 15, side, { fill: "soft", "font-size": 12 });
-      add(g, "rect", { ...back, width: width - 120, fill: "empty" });
-      add(g, "rect", { ...back, width: (width - 120) * share, fill: side });
-      write(g, width, y, `${(100 * share).toFixed(1)}%`, { "font-size": 12, ...END });
-    }
+  const { record: { predicted, predictions: all, classes, tokens }, L } = v, few = all[0].length;
+  heading(g, 0, HEADINGS[predicted] + (few < classes ? `, ${few} of ${classes}` : ""));
+  if (all.length === 1) return kept(g, bars(g, 0, width, all[0]), width);
+  // A list of all tokens, in line with those of the panels; below it one of them as bars.
+  const step = L > 30 ? 17 : 25, third = width / 3, end = 30 + L * step;
+  const line = (y, words) => words.map((word, i) => write(g, i * third, y, shorten(word, 11, third - 6),
+    { "font-size": 11, fill: y === 20 ? "soft" : i === 2 && word !== words[1] ? "adversarial" : "ink" }));
+  line(20, ["token", "clean", "attacked"]);
+  const rows = all.map((shown, j) => line(34 + (j + 0.5) * step, [tokens[j], first(shown, 1)[0], first(shown, 2)[0]]));
+  const moved = all.map((shown) => shown.reduce((sum, [, p, q]) => sum + Math.abs(p - q), 0));
+  const most = moved.indexOf(Math.max(...moved)), own = add(g, "g");
+  zone(g, 0, 30, width, L * step);
+  const { bottom } = kept(g, end + 28 + 52 * few, width);
+  function follow(current) {
+    const j = current ?? most, caption = quoted(j) + (current === null ? ", which moves most" : "");
+    own.replaceChildren();
+    write(own, 0, end + 22, shorten(caption, 13, width), { fill: "soft" });
+    bars(own, end + 22, width, all[j]);
+    rows.forEach((row, i) => row.forEach((node) => dress(node, { "font-weight": i === current ? 700 : 400 })));
   }
+  return { bottom, follow };
+}
+/** One prediction as bars, from y on; returns where the last one stands. */
+function bars(g, y, width, shown) {
+  const values = shown.flatMap(([, ...both]) => both), wide = width - 120; // scores may be of any size and sign
+  const scores = v.record.predicted === "scores", low = scores ? Math.min(0, ...values) : 0;
+  const span = scores ? Math.max(0, ...values) - low || 1 : 1;
+  for (const [name, ...both] of shown) {
+    write(g, 0, y += 22, shorten(name, 13, width));
+    Object.keys(SIDES).forEach((side, i) => {
+      const value = both[i], back = { y: y + 5, height: 11, rx: 2 };
+      write(g, 0, y += 15, side, { fill: "soft", "font-size": 12 });
+      add(g, "rect", { ...back, x: 72, width: wide, fill: "empty" });
+      add(g, "rect", { ...back, x: 72 + wide * (Math.min(0, value) - low) / span,
+        width: wide * Math.abs(value) / span, fill: side });
+      write(g, width, y, number(value), { "font-size": 12, ...END });
+    });
+  }
+  return y;
+}
+/** What the adversary left of each layer, from y on. */
+function kept(g, y, width) {
+  const { record, layer: chosen, L, lost } = v, units = L * L, one = Math.min(width / record.layers, 38);
   heading(g, y += 40, "Kept units, layer by layer");
   lost.forEach((n, layer) => {
     const high = 40 * (1 - n / units), bar = { x: layer * one, width: one - 3 };
@@ -204,8 +242,8 @@ function predictions(g, width) {
     add(g, "rect", { ...bar, y: y + 54 - high, height: high, fill: style.fill });
     if (one > 16) write(g, bar.x + one / 2, y + 68, layer, { ...SMALL, "text-anchor": "middle", ...style });
   });
-  const kept = units - lost[chosen];
-  write(g, 0, y + 86, `layer ${chosen} keeps ${percent(kept / units)} (${kept} of ${units})`);
+  const left = units - lost[chosen];
+  write(g, 0, y + 86, `layer ${chosen} keeps ${percent(left / units)} (${left} of ${units})`);
   return { bottom: y + 86 };
 }
 
@@ -236,6 +274,9 @@ function mask(g, width) {
     write(g, left + at, top - 3, "◆", style);
     write(g, left - 5, top + at + 3, "◆", style);
   }
+  if (record.boundary !== null)
+    add(g, "path", { stroke: "soft", "stroke-dasharray": "6 4",
+      d: `M${left} ${top + record.boundary * cell}h${wide}M${left + record.boundary * cell} ${top}v${wide}` });
   const row = add(g, "rect", { x: left - 1.5, width: wide + 2, height: cell + 2, fill: "none", stroke: "ink",
     "stroke-width": 2 });
   zone(g, left, top, wide, wide);
