@@ -114,6 +114,8 @@ def test_refusals():
         attention_prior(tiny(), "smoothing", 1.5).__enter__()
     with pytest.raises(InputError, match="causal decoder"):
         attention_prior(tiny("llama"), "smoothing", 0.1).__enter__()
+    with pytest.raises(InputError, match="asks for a classifier, which BertForTokenClassification is not"):
+        perturbed_embeddings(tiny(task="TokenClassification"), batch(), size=0.1)
     with pytest.raises(InputError, match="size must be at least 0"):
         perturbed_embeddings(tiny(), batch(), -1.0)
 

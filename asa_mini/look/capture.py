@@ -154,6 +154,7 @@ def _surface(tokenizer, batch: Batch, i: int) -> list[str]:
 def _names(model, tokenizer, predicted: str) -> list[str]:
     config = model.config
     if predicted == "words":
-        return list(map(str, tokenizer.convert_ids_to_tokens(range(config.vocab_size))))
+        words = enumerate(tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
+        return [word or f"token {i}" for i, word in words]  # the table may be longer than the vocabulary
     names = [config.id2label[i] for i in range(config.num_labels)]
     return ["score"] if predicted == "scores" and names == ["LABEL_0"] else names

@@ -11,6 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 from asa_mini.adversary import MASKED_SCORE
 from asa_mini.errors import InputError
+from asa_mini.heads import predicted_by
 from asa_mini.hf import find_self_attention, plain_attention
 from asa_mini.train.config import PRIORS
 from asa_mini.train.models import given_back
@@ -94,6 +95,8 @@ def perturbed_embeddings(
     Returns:
         (B, L, E), to be given to the model as `inputs_embeds`.
     """
+    if predicted_by(model) != "class":
+        raise InputError(f"perturbed_embeddings asks for a classifier, which {type(model).__name__} is not")
     if size < 0 or steps < 1:
         raise InputError(f"size must be at least 0 and steps at least 1, but they are {size} and {steps}")
     x = model.get_input_embeddings()(batch["input_ids"]).detach()
