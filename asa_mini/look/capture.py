@@ -131,9 +131,9 @@ def _records(model, tokenizer, perturb, batch: Batch) -> list[AttentionRecord]:
                 maps[size + i][units],
                 kept[i][units],
                 *both_sides,
-                predicted,
-                names,
-                int(second[0]) if len(second) else None,
+                predicted=predicted,
+                names=names,
+                boundary=int(second[0]) if len(second) else None,
             )
         )
     return records
