@@ -33,8 +33,8 @@ class AsaConfig:
             batch, so each with its neighbours; "gaussian": half the squared difference, as the squared error
             of the task is a Gaussian's likelihood.
         pay_over: units that the adversary is paid for, see `asa_attention`. "all_rows": of padded queries,
-            too, so that one temperature pays several times more in a batch padded to 128 tokens;
-            "real_units": as much as if every sequence were padded to 128, whatever its padding.
+            too, so that padding changes what a temperature does; "real_units": of real tokens alone, 128 rows
+            for each sequence whatever its length, as many as the authors pad it to.
         backend: attention backend, see `choose_backend`; `AsaModel.asa_backend` and the log say which it is.
 
     Raises:
