@@ -1,4 +1,4 @@
-"""The command line: `asa-mini train | evaluate | bench`, or `python -m asa_mini`."""
+"""The command line: `asa-mini train | evaluate | predict | tasks | bench`, or `python -m asa_mini`."""
 
 import argparse
 import dataclasses
@@ -18,14 +18,36 @@ from asa_mini.errors import AsaError, DataFileError, Terminated
 from asa_mini.train.config import TrainConfig
 from asa_mini.train.files import write_json
 from asa_mini.train.options import Parser, options, options_of
+from asa_mini.train.tasks import KINDS
 
 ASA = [f.name for f in dataclasses.fields(AsaConfig)]
 METHOD = ["method", "adversary_learning_rate", "strength"]
 TRAINING = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("asa", "training", *METHOD)]
+COLUMNS = {
+    "text_column": (str | None, None, "column of the texts (default: text, tokens or sentence)"),
+    "text_pair_column": (str | None, None, "column of the second text of a pair (default: no pairs)"),
+}
 DATA = {
-    "dataset_name": (Literal["shortcut", "sst2"], "shortcut", "which one; shortcut is shipped"),
-    "data_dir": (Path | None, None, "folder of its files (default: ASA_DATA_DIR, else shipped or the hub)"),
+    "dataset_name": (str | None, None, "a task (see tasks) or a hub's user/name (default: shortcut)"),
+    "dataset_config_name": (str | None, None, "configuration of a hub's data set (default: its only one)"),
+    "dataset_revision": (str | None, None, "branch, tag or commit of it (default: the main branch)"),
+    "data_dir": (
+        Path | None,
+        None,
+        "folder of a task's files (default: ASA_DATA_DIR, else shipped or the hub)",
+    ),
+    "train_file": (Path | None, None, "your own: CSV, TSV, JSON lines, Parquet or CoNLL (default: none)"),
+    "validation_file": (Path | None, None, "evaluated after every epoch (default: none)"),
+    "test_file": (Path | None, None, "evaluated at the end (default: none)"),
+    **COLUMNS,
+    "label_column": (str | None, None, "column of the labels (default: label)"),
+    "kind": (Literal[KINDS] | None, None, "of your own task (default: what the labels look like)"),
     "plant": (float | None, None, "plant a word that agrees with the label this often (default: none)"),
+}
+RUN = {
+    "model_name_or_path": (str, MISSING, "folder that train wrote, or a fine-tuned model (required)"),
+    "per_device_eval_batch_size": (int, 64, "examples per forward pass"),
+    "max_seq_length": (int | None, None, "longest sequence in tokens (default: that of the run, else 128)"),
 }
 FILE = {"output_file": (Path | None, None, "write the results to this JSON file (default: only print them)")}
 QUIET = {"quiet": (bool, False, "no progress bar and no log lines (default: show them)")}
@@ -44,14 +66,17 @@ TRAIN = [
     ),
 ]
 EVALUATE = [
-    options(
-        "model",
-        model_name_or_path=(str, MISSING, "folder that train wrote, or a fine-tuned model (required)"),
-        per_device_eval_batch_size=(int, 64, "examples per forward pass"),
-    ),
-    options("data", **DATA),
-    options_of("reading", TrainConfig, ["max_seq_length", "seed"]),
+    options("model", **RUN),
+    options("data", **{name: field for name, field in DATA.items() if name not in ("train_file", "kind")}),
+    options("planting", seed=(int | None, None, "of the planted places (default: that of the run, else 0)")),
     options("output", **FILE, **QUIET),
+]
+PREDICT = [
+    options("model", **RUN),
+    options(
+        "data", test_file=(Path, MISSING, "texts to predict: as for train, or .txt (required)"), **COLUMNS
+    ),
+    options("output", output_file=(Path, MISSING, "file to write, .csv or .jsonl (required)"), **QUIET),
 ]
 STEP = options(
     "measurement",
@@ -120,10 +145,13 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"asa_mini {asa_mini.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train = _add(commands, "train", _train, TRAIN, "fine-tune a classifier", "--output_dir PATH ")
+    train = _add(commands, "train", _train, TRAIN, "fine-tune a model", "--output_dir PATH ")
     train.more = lambda: transformers.TrainingArguments
     train.epilog = "Every other option of transformers.TrainingArguments works as well."
-    _add(commands, "evaluate", _evaluate, EVALUATE, "accuracy of a classifier", "--model_name_or_path STR ")
+    run = "--model_name_or_path STR "
+    _add(commands, "evaluate", _evaluate, EVALUATE, "scores of a fine-tuned model", run)
+    _add(commands, "predict", _predict, PREDICT, "predictions for a file of texts", run)
+    _add(commands, "tasks", _tasks, [options("data", data_dir=DATA["data_dir"])], "list the tasks")
     bench = commands.add_parser("bench", help="measure what ASA costs")
     what = bench.add_subparsers(required=True, metavar="WHAT")
     _add(what, "step", _bench_step, [STEP], "one whole optimisation step")
@@ -142,15 +170,18 @@ def _add(commands, name: str, run, groups: list[type], text: str, required: str 
 
 # The commands import what they need: --help and a mistyped option need not wait for datasets and Trainer.
 def _train(arguments: argparse.Namespace) -> None:
+    from asa_mini.train.models import load_model
     from asa_mini.train.run import train
+    from asa_mini.train.sources import load_data
 
     given = vars(arguments)
     asa = AsaConfig(**{name: given[name] for name in ASA})
     config = TrainConfig(asa=asa, **{name: given[name] for name in (*METHOD, *TRAINING, "training")})
-    dataset, load_model = _load(arguments, arguments.max_train_samples)
-    about = {name: given[name] for name in ("model_name_or_path", "dataset_name", "plant")}
+    task, dataset, about = load_data(given)
+    labels = max(len(task.labels), 1)
+    load = partial(load_model, arguments.model_name_or_path, labels, kind=task.kind)
     output = arguments.output_dir, arguments.overwrite_output_dir, not arguments.quiet
-    result = train(dataset, config, load_model, *output, about, resume=arguments.resume)
+    result = train(dataset, config, load, *output, about, resume=arguments.resume, metrics=task.metrics)
     if result.trainer.is_world_process_zero():  # of the processes that torchrun started
         _print_results(result.metrics["results"])
         speed = result.metrics["steps_per_second"]
@@ -163,7 +194,7 @@ def _run(command: Callable[[argparse.Namespace], dict | None], arguments: argpar
     if file and not file.parent.is_dir():
         raise DataFileError(f"there is no folder {file.parent} to write --output_file to; make it first")
     result = command(arguments)
-    if file:
+    if file and result:
         from asa_mini.train.run_folder import environment
 
         write_json(file, {**result, **environment()})
@@ -171,12 +202,39 @@ def _run(command: Callable[[argparse.Namespace], dict | None], arguments: argpar
 
 def _evaluate(arguments: argparse.Namespace) -> dict:
     from asa_mini.train.evaluation import evaluate
+    from asa_mini.train.models import load_model
+    from asa_mini.train.sources import load_data, read_run
 
-    dataset, load_model = _load(arguments)
-    sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length, not arguments.quiet
-    results = evaluate(*load_model(trained=True), dataset, *sizes)
+    model, tokenizer = load_model(arguments.model_name_or_path, trained=True)
+    run = read_run(arguments.model_name_or_path)
+    task, dataset, _ = load_data(vars(arguments), run, model)
+    sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length or run.max_seq_length
+    results = evaluate(model, tokenizer, dataset, *sizes, not arguments.quiet, task.metrics or run.metrics)
     _print_results(results)
     return {"results": results}
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from asa_mini.train.evaluation import predict
+    from asa_mini.train.models import load_model
+    from asa_mini.train.sources import check_output, read_run, read_texts, write_predictions
+
+    model, tokenizer = load_model(arguments.model_name_or_path, trained=True)
+    check_output(arguments.output_file, model)
+    run = read_run(arguments.model_name_or_path)
+    columns = arguments.text_column, arguments.text_pair_column
+    rows = read_texts(arguments.test_file, *columns, run, model)
+    sizes = arguments.per_device_eval_batch_size, arguments.max_seq_length or run.max_seq_length
+    predictions = predict(model, tokenizer, rows, *sizes, not arguments.quiet)
+    write_predictions(arguments.output_file, rows, predictions)
+    print(f"{len(rows)} predictions written to {arguments.output_file}")
+
+
+def _tasks(arguments: argparse.Namespace) -> None:
+    from asa_mini.train.sources import list_tasks
+
+    for line in list_tasks(arguments.data_dir):
+        print(line)
 
 
 def _bench_step(arguments: argparse.Namespace) -> dict:
@@ -205,16 +263,16 @@ def _bench_gpu(arguments: argparse.Namespace) -> int:
     return bench_gpu(arguments.output_dir, arguments.part)
 
 
-def _load(arguments: argparse.Namespace, max_train_samples: int | None = None):
-    """The data, and a function that loads the model."""
-    from asa_mini.train.data import LABEL_NAMES, load
-    from asa_mini.train.models import load_model
-
-    given = arguments.dataset_name, arguments.data_dir, arguments.plant, arguments.seed, max_train_samples
-    return load(*given), partial(load_model, arguments.model_name_or_path, len(LABEL_NAMES))
-
-
 def _print_results(results: dict) -> None:
-    print(f"{'split':10}{'n':>6}{'accuracy':>10}   95 % interval")
+    """A line for each split: its rows, its metrics in percent, and the interval of the accuracy."""
+    names = [
+        name for name in next(iter(results.values())) if name not in ("loss", "n", "low", "high", "by_group")
+    ]
+    width = max(map(len, results))
+    print(f"{'split':{width}}{'n':>8}", *(f"{name:>{max(len(name), 8)}}" for name in names), end="")
+    print("   95 % interval" if "accuracy" in names else "")
     for split, row in results.items():
-        print(f"{split:10}{row['n']:6d}{row['accuracy']:10.1%}   {row['low']:.1%} to {row['high']:.1%}")
+        print(f"{split:{width}}{row['n']:8d}", *(f"{row[n]:{max(len(n), 8)}.1%}" for n in names), end="")
+        print(f"   {row['low']:.1%} to {row['high']:.1%}" if "low" in row else "")
+        for group, accuracy in row.get("by_group", {}).items():
+            print(f"  {group}: accuracy {accuracy:.1%}")

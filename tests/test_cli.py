@@ -1,9 +1,12 @@
 """The command line: what `train` and `evaluate` do, print and write."""
 
 import json
+import re
 import signal
 
 import pytest
+import tiny_text
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from asa_mini.cli import main
@@ -118,3 +121,32 @@ def test_a_signal_stops_and_resume_goes_on(train, tmp_path, capsys, monkeypatch,
     assert train("--save_steps", 1, "--resume", "--quiet") == 0
     assert capsys.readouterr().out.startswith("split ")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["steps"] == 3
+
+
+def test_tasks_are_listed_with_what_is_on_this_machine(tmp_path, capsys):
+    tiny_text.write_files(tmp_path / "sst2")
+    (tmp_path / "cola").mkdir()
+    (tmp_path / "cola" / "dev.tsv").write_text("a\n", encoding="utf-8")
+    assert main(["tasks", "--data_dir", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert f"{tmp_path}/sst2: train 24, dev 10, test 9" in lines["sst2"]
+    assert "train.tsv is missing" in lines["cola"] and "matthews_correlation, accuracy" in lines["cola"]
+    assert "hub: nyu-mll/glue at bcdcba7" in lines["mrpc"] and "bring a local folder" in lines["hans"]
+    assert main(["tasks", "--data_dir", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train_file", "a.csv"], "training needs the split 'dev', .* give --validation_file"),
+        (["--dataset_name", "hans"], "training needs the split 'train', but there is only test"),
+        (["--dataset_name", "imdb"], "unknown dataset 'imdb'; choose one of shortcut, sst2"),
+        (["--dataset_name", "rte", "--kind", "tokens"], "the columns of task rte are known; --kind is for"),
+        (["--dataset_name", "rte", "--dataset_revision", "x"], "are of a hub's user/name"),
+        (["--dataset_name", "rte", "--train_file", "a.csv"], "exclude each other"),
+        (["--dataset_name", "user/name"], "user/name at revision main cannot be fetched"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(refused, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert re.search(message, refused(main(["train", "--output_dir", str(tmp_path / "run"), *options])))

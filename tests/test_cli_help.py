@@ -15,7 +15,7 @@ from asa_mini.cli import build_parser, main
         ("", "", "COMMAND"),
         ("trian", "", "trian"),
         ("train", "train", "--output_dir"),
-        ("train --output_dir x --dataset_name imdb", "train", "choose from 'shortcut', 'sst2'"),
+        ("train --output_dir x --kind ner", "train", "choose from 'classification', 'regression'"),
         ("train --output_dir x --method freelb", "train", "choose from 'asa', 'rdrop', 'naive'"),
         ("train --output_dir x --num_train_epochs many", "train", "invalid float value: 'many'"),
         ("train --output_dir x --max_steps 2.5", "train", "invalid int value: '2.5'"),
@@ -47,10 +47,10 @@ def test_help_explains_every_command_and_option_with_its_default(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     (commands,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    assert set(commands.choices) == {"train", "evaluate", "bench"}
+    assert set(commands.choices) == {"train", "evaluate", "predict", "tasks", "bench"}
     for command in commands.choices:
         assert re.search(rf"\n    {command}\s+[a-z]", text)
-    for command in ("train", "evaluate"):
+    for command in ("train", "evaluate", "predict"):
         parser = commands.choices[command]
         for action in parser._actions:
             shown = parser._get_formatter()._expand_help(action)

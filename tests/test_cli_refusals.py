@@ -56,13 +56,13 @@ def test_unusable_options(train, refused, tmp_path, options, words):
         (
             "train.tsv",
             "a fine film\t1\na dull film\t2\n",
-            ["train.tsv, line 2: label 2 is not an integer in 0..1"],
+            ["train.tsv, line 2: the label is '2'; it must be one of negative, positive, 0, 1"],
         ),
-        ("train.tsv", "a fine film\tgood\n", ["line 1: label 'good' is not an integer"]),
+        ("train.tsv", "a fine film\tgood\n", ["line 1: the label is 'good'"]),
         (
             "train.tsv",
             "a fine film\na dull film\n",
-            ["train.tsv, line 1 has 1 tab-separated column(s)", "label"],
+            ["train.tsv, line 1 has 1 column(s)", "label"],
         ),
         ("test.tsv", "a fine film\t1\n\t0\n", ["test.tsv, line 2: the text is ''"]),
     ],
@@ -118,7 +118,7 @@ def test_evaluate_refuses(model_folder, refused, tmp_path):
     assert "max_seq_length" in refused(main([*common, "--max_seq_length", "0"]))
     assert "no folder" in refused(main([*common, "--output_file", str(tmp_path / "no" / "scores.json")]))
     encoder = tiny_text.save_model(tmp_path / "encoder", model_class=BertModel)
-    assert "no trained classification head" in refused(main([*common, "--model_name_or_path", encoder]))
+    assert "no trained head for classification" in refused(main([*common, "--model_name_or_path", encoder]))
 
 
 def test_a_damaged_notebook_and_a_missing_one(refused, tmp_path):

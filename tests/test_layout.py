@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 # for the module or the folder asa_mini/NAME, but for those of its parts that are named themselves.
 ORDER = [
     "errors", "gradient_reversal", "config", "adversary", "kernels", "attention", "heads", "objective", "hf",
-    "model", "__init__", "train.files", "train.checkpoints", "train.planting", "train.config", "train.models",
-    "train.data", "train.run_folder", "train.trainer", "train.evaluation", "train.baselines", "train.run",
-    "train.options", "train", "look", "bench", "cli", "__main__",
+    "model", "__init__", "train.files", "train.checkpoints", "train.planting", "train.config", "train.tasks",
+    "train.models", "train.reading", "train.rows", "train.hub", "train.data", "train.tokenizing",
+    "train.metrics", "train.run_folder", "train.trainer", "train.evaluation", "train.baselines", "train.run",
+    "train.sources", "train.options", "train", "look", "bench", "cli", "__main__",
 ]  # fmt: skip
 PACKAGES = ("asa_mini", "asa_classroom", "results", "site", "tests")
 LONGEST = 300  # lines

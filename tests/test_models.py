@@ -92,7 +92,7 @@ def test_an_untrained_head_is_refused_where_a_trained_one_is_asked_for(model_fol
     load_model(model_folder, trained=True)
     encoder = tiny_text.save_model(tmp_path, model_class=BertModel)
     load_model(encoder)
-    assert "no trained classification head" in refusal(encoder, trained=True)
+    assert "no trained head for classification" in refusal(encoder, trained=True)
 
 
 def test_a_head_for_another_number_of_labels_is_refused(tmp_path, model_folder):

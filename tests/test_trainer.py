@@ -10,10 +10,10 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 
 from asa_mini import AsaConfig, wrap
 from asa_mini.errors import InputError
-from asa_mini.train.data import tokenize
 from asa_mini.train.models import load_model
 from asa_mini.train.run import TrainConfig, train
 from asa_mini.train.run_folder import load_adversaries
+from asa_mini.train.tokenizing import tokenize
 from asa_mini.train.trainer import NEEDED, AsaTrainer
 
 
@@ -30,7 +30,7 @@ def make(model_folder, tmp_path):
             prepare(model)
         if method == "asa":
             model = wrap(model, AsaConfig(temperature=0.1))
-        tokens = tokenize(tiny_text.dataset(), tokenizer, 30).remove_columns(list(remove))
+        tokens = tokenize(tiny_text.dataset(), tokenizer, 30).remove_columns(["length", *remove])
         trainer_class = options.pop("trainer_class", AsaTrainer)
         names = ("adversary_learning_rate", "compute_loss_func")
         given = {name: options.pop(name) for name in names if name in options}

@@ -96,7 +96,7 @@ def test_output_is_a_plain_checkpoint_for_a_process_without_asa_mini(finished, t
     result, output = finished
     assert {p.name for p in output.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.bin"),
-        *("asa_adversary.safetensors", "asa_adversary.json", "metrics.json"),
+        *("asa_adversary.safetensors", "asa_adversary.json", "metrics.json", "predictions.npz"),
     }
     code = """if True:
         import sys

@@ -1,39 +1,29 @@
-"""Text-classification sets as a `datasets.DatasetDict`, with or without a planted shortcut.
+"""Labelled sets as a `datasets.DatasetDict`, with or without a planted shortcut.
 
 ::
 
-    load(name)  ->  columns text, label (and position)  ->  tokenize(...)  ->  what Trainer takes
+    load(name) or load_files({...})  ->  splits train, dev, ...  ->  `tokenize`
 
-Every file is read whole, checked row by row and kept in memory; nothing is cached on disk but a hub download.
+Columns of every split: `label`, and by the kind of the task `text` (and `text_pair`), `tokens` (words), or
+`text` and `choices`. Every file is read whole and checked row by row.
 """
 
 import importlib.resources
-import json
 import os
 import random
-import re
-from collections.abc import Sequence
-from itertools import count
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from huggingface_hub import hf_hub_download
-from transformers import PreTrainedTokenizerBase
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from asa_mini.errors import DataFileError, InputError
-from asa_mini.train.models import hub_answers
-from asa_mini.train.planting import check_row, plant_shortcut, remove_shortcut
-
-FILES = {  # dataset name -> its splits, one file each
-    "shortcut": ("train", "dev", "iid", "neutral", "flipped"),
-    "sst2": ("train", "dev", "test"),
-}
-COLUMNS = {"shortcut": ("text", "label", "position"), "sst2": ("text", "label")}
-LABEL_NAMES = ("negative", "positive")  # of both, for 0 and 1
-FEATURES = {"text": Value("string"), "label": ClassLabel(names=list(LABEL_NAMES)), "position": Value("int64")}
-SST2_ON_HUB = {"repo_id": "SetFit/sst2", "revision": "00ea8ccb7a54b4e3780a3e51aa3f80361ff849c0"}
-
-Columns = dict[str, list]  # text, label and, where a word is planted, position
+from asa_mini.train.hub import download
+from asa_mini.train.planting import plant_shortcut, remove_shortcut
+from asa_mini.train.reading import Row, parallel_rows, read_rows
+from asa_mini.train.rows import Columns, complete, standard_columns
+from asa_mini.train.tasks import Task, as_tuple, find_task
 
 
 def load(
@@ -47,89 +37,145 @@ def load(
     """Load a dataset by name.
 
     Args:
-        name: "shortcut", the generated corpus in this repository's `data/shortcut`; or "sst2", the whole
-            sentences of the Stanford Sentiment Treebank.
-        data_dir: folder with the files `<split>.tsv`, or its parent with the files in a folder called `name`.
-            Default: for shortcut `shortcut_folder()`; for sst2 the environment's ASA_DATA_DIR, else the hub.
+        name: of `tasks.TASKS`: "shortcut", the generated corpus in this repository's `data/shortcut`; "sst2",
+            the whole sentences of the Stanford Sentiment Treebank; and so on.
+        data_dir: folder with the task's files, or its parent with the files in a folder called `name`.
+            Default: for shortcut `shortcut_folder()`; else the environment's ASA_DATA_DIR, else the hub.
         plant: plant the words of `plant_shortcut` at this agreement with the label, 0 to 1.
         seed: of the choice of `max_train_samples` and of the planting.
-        max_train_samples: keep this many training rows, as balanced as labels allow; dev and test stay whole.
+        max_train_samples: keep this many training rows, as balanced as classes allow; the rest stays whole.
         planted: False removes the words that the shortcut corpus comes with.
 
     Returns:
-        Columns `text` (str), `label` (a ClassLabel with LABEL_NAMES) and, where words are planted, `position`
-        (int: index of the planted word in `text.split()`). Splits train, dev, test; with planted words train,
-        dev, iid, neutral, flipped, where the last three are the test sentences at agreement `plant`, 0.5 and
-        1 - `plant`.
+        Splits train, dev and test, or what the task's table says. With planted words, `position` (int: index
+        of the planted word in `text.split()`) and the splits train, dev, iid, neutral, flipped, where the
+        last three are the test sentences at agreement `plant`, 0.5 and 1 - `plant`.
 
     Raises:
         InputError: an unusable argument or file content; the message names file and line.
         DataFileError: a file or folder is missing, or the hub cannot be reached.
     """
-    if name not in FILES:
-        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(FILES)}")
-    limit = max_train_samples
+    return load_task(find_task(name), data_dir, plant, seed, max_train_samples, planted)[1]
+
+
+def load_task(
+    task: Task,
+    data_dir: str | os.PathLike | None = None,
+    plant: float | None = None,
+    seed: int = 0,
+    max_train_samples: int | None = None,
+    planted: bool = True,
+    training: bool = True,
+    rows: dict[str, list[Row]] | None = None,
+) -> tuple[Task, DatasetDict]:
+    """What `load` returns, of a task that need not be in the table, and the task with its kind and labels.
+
+    Args:
+        training: False leaves out the training set, and every split whose file is not there.
+        rows: of each split, if they have been read already.
+    """
+    limit, shortcut = max_train_samples, task.name == "shortcut"
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InputError(f"max_train_samples is {limit!r}; give the number of rows to keep, at least 1")
-    if name == "shortcut" and planted and plant is not None:
+    if shortcut and planted and plant is not None:
         raise InputError("the shortcut corpus comes with planted words; plant none, or give planted=False")
-    splits = {split: _read(path, COLUMNS[name]) for split, path in _files(name, data_dir).items()}
-    if name == "shortcut" and not planted:
+    rows, known = rows or read_task(task, data_dir, training), bool(task.labels)
+    task = complete(task, rows)
+    if plant is not None and (task.kind != "classification" or len(task.labels) != 2 or task.text_pair):
+        raise InputError("a word can be planted in single texts of two classes, no others")
+    splits = {split: standard_columns(task, found, known) for split, found in rows.items()}
+    if shortcut and not planted:
         for columns in splits.values():
             columns["text"] = remove_shortcut(columns["text"], columns.pop("position"))
-        splits = {"train": splits["train"], "dev": splits["dev"], "test": splits["iid"]}
-    if limit is not None:
-        splits["train"] = _limited(splits["train"], limit, seed)
+        splits = {
+            ours: splits[theirs]
+            for ours, theirs in (("train", "train"), ("dev", "dev"), ("test", "iid"))
+            if theirs in splits
+        }
+    if limit is not None and "train" in splits:
+        splits["train"] = _limited(splits["train"], limit, seed, task.kind == "classification")
     if plant is not None:
+        if "test" not in splits:
+            raise InputError(f"{task.name} has no split 'test' for planted words to be tested on")
         test = splits.pop("test")
         splits = {split: _planted(columns, plant, seed) for split, columns in splits.items()}
         for split, agreement in ("iid", plant), ("neutral", 0.5), ("flipped", 1 - plant):
             splits[split] = _planted(test, agreement, seed)
-    features = Features({name: FEATURES[name] for name in splits["train"]})
-    return DatasetDict({split: Dataset.from_dict(columns, features) for split, columns in splits.items()})
+    made = {split: Dataset.from_dict(columns, _features(task, columns)) for split, columns in splits.items()}
+    return task, DatasetDict(made)
 
 
-def label_names(dataset: DatasetDict) -> list[str] | None:
-    """What the labels 0, 1, ... are called; None if the column `label` does not say."""
-    feature = next(iter(dataset.values())).features["label"]
-    return feature.names if isinstance(feature, ClassLabel) else None
-
-
-def check_dataset(dataset: DatasetDict, num_labels: int, needed: Sequence[str] = ()) -> None:
-    """Raise InputError unless the `needed` splits are there and every split has usable texts and labels."""
-    for split in needed:
-        if split not in dataset:
-            raise InputError(f"the dataset has no split {split!r}, only {', '.join(dataset)}")
-    for split, rows in dataset.items():
-        for column in ("text", "label"):
-            if column not in rows.column_names:
-                raise InputError(f"split {split!r} has no column {column!r}, only {rows.column_names}")
-        if not len(rows):
-            raise InputError(f"split {split!r} is empty")
-        for row, (text, label) in enumerate(zip(rows["text"][:], rows["label"][:], strict=True)):
-            check_row(text, label, f"split {split!r}, row {row}", num_labels)
-
-
-def tokenize(
-    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, label_ids: Sequence[int] = ()
-) -> DatasetDict:
-    """Token ids of every text, cut to `max_length` tokens with the special ones; collators pad.
+def load_files(
+    files: Mapping[str, str | os.PathLike],
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str = "label",
+    kind: str | None = None,
+    labels: Sequence[str] = (),
+    **options,
+) -> tuple[Task, DatasetDict]:
+    """One's own files: what `load_task` returns of them.
 
     Args:
-        label_ids: the model's number for each label of the data, see `align_labels`; () keeps them.
-
-    Returns:
-        The same splits with the columns `labels` (int), `input_ids`, `attention_mask` and, if the tokenizer
-        makes them, `token_type_ids` (lists of integers).
+        files: of each split, in any format of `reading.SUFFIXES`.
+        text, text_pair, label: columns. kind: of the task. labels: names of the labels 0, 1, ... What is not
+            given is found in the training set, see `rows.complete`.
+        options: of `load_task`.
     """
-    splits = {}
-    for split, rows in dataset.items():
-        encoded = tokenizer(rows["text"][:], truncation=True, max_length=max_length)
-        if not all(encoded["input_ids"]):
-            raise InputError(f"split {split!r}, row {encoded['input_ids'].index([])}: the text has no token")
-        labels = [label_ids[i] if label_ids else i for i in rows["label"]]
-        splits[split] = Dataset.from_dict({**encoded, "labels": labels})
-    return DatasetDict(splits)
+    task = Task("own files", kind, text or "", text_pair, label, labels=tuple(labels))
+    rows = {split: read_rows(Path(path)) for split, path in files.items()}
+    return load_task(task, rows=rows, **options)
+
+
+def read_task(task: Task, data_dir: str | os.PathLike | None = None, training: bool = True):
+    """The rows of each split, from a folder on this machine or from the hub."""
+    folder = find_folder(task, data_dir)
+    names = dict(task.files if folder or not task.hub else task.hub.files)
+    if not training:
+        names.pop("train", None)
+    files = {split: as_tuple(name) for split, name in names.items()}
+    if folder is None:
+        # The suffix says how a file of the hub is read; the table describes the original ones.
+        found = download(task, files)
+        rows = {split: [read_rows(path) for path in paths] for split, paths in found.items()}
+    else:
+        paths = {split: [folder / name for name in found] for split, found in files.items()}
+        if not training:
+            present = {split: found for split, found in paths.items() if all(map(Path.is_file, found))}
+            paths = present or paths  # where nothing is there, the first one missing is named
+        rows = {split: _read_local(task, found) for split, found in paths.items()}
+    rows = {split: list(chain.from_iterable(found)) for split, found in rows.items()}
+    if task.first_of:
+        firsts = {split: {r.values[task.first_of]: r for r in reversed(f)} for split, f in rows.items()}
+        rows = {split: list(reversed(found.values())) for split, found in firsts.items()}
+    return rows
+
+
+def find_folder(task: Task, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """The folder of the task's files on this machine; None if they have to come from the hub.
+
+    Raises:
+        DataFileError: a folder that was named is not there, or holds none of the files.
+    """
+    chosen = data_dir or (shortcut_folder() if task.name == "shortcut" else os.environ.get("ASA_DATA_DIR"))
+    if not chosen:
+        return None
+    folders = [path for path in (Path(chosen, task.folder or task.name), Path(chosen)) if path.is_dir()]
+    if not folders:
+        raise DataFileError(f"there is no folder {chosen}; name another one (--data_dir, ASA_DATA_DIR)")
+    names = [name for files in map(as_tuple, task.files.values()) for name in files]
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
+            return folder
+    if not data_dir and task.hub:
+        return None
+    raise DataFileError(f"{folders[0]} holds none of the files of {task.name}: {', '.join(names)}")
+
+
+def _read_local(task: Task, paths: Sequence[Path]) -> list[list[Row]]:
+    if task.format == "parallel":
+        return [parallel_rows(paths, task.columns)]
+    return [read_rows(path, task.format, task.columns, task.header, task.key) for path in paths]
 
 
 def shortcut_folder() -> Path:
@@ -142,67 +188,16 @@ def shortcut_folder() -> Path:
     raise DataFileError(f"the shipped corpus is neither in {installed} nor {clone}; install asa_mini again")
 
 
-def _files(name: str, data_dir: str | os.PathLike | None) -> dict[str, Path]:
-    """The file of each split, on this machine."""
-    chosen = data_dir or (shortcut_folder() if name == "shortcut" else os.environ.get("ASA_DATA_DIR"))
-    if not chosen:
-        return _download()
-    folder = next((folder for folder in (Path(chosen, name), Path(chosen)) if folder.is_dir()), None)
-    if folder is None:
-        raise DataFileError(f"there is no folder {chosen}; name another one (--data_dir, ASA_DATA_DIR)")
-    return {split: folder / f"{split}.tsv" for split in FILES[name]}
-
-
-def _download() -> dict[str, Path]:
-    """SST-2 from the hub, or from the hub's cache on this machine."""
-    offline, files = not hub_answers(), {}
-    for split in FILES["sst2"]:
-        file = {**SST2_ON_HUB, "filename": f"{split}.jsonl", "repo_type": "dataset"}
-        try:
-            files[split] = Path(hf_hub_download(**file, local_files_only=offline))
-        except OSError as error:  # every error of the client is one: offline, unreachable, not found
-            raise DataFileError(
-                f"{split}.jsonl of {file['repo_id']} cannot be fetched ({type(error).__name__}); connect to "
-                "the network, or name a folder with train, dev and test.tsv (--data_dir, ASA_DATA_DIR)"
-            ) from error
-    return files
-
-
-def _read(path: Path, names: Sequence[str]) -> Columns:
-    """Read JSON lines, or lines of tab-separated columns; no quoting, no word for null.
-
-    Only the files with a position have a header.
-    """
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing; the dataset needs it, with the columns {', '.join(names)}")
-    try:
-        lines = list(enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
-    if "position" in names and lines.pop(0)[1].split("\t") != list(names):
-        raise InputError(f"{path}, line 1: the header must be {', '.join(names)}, separated by tabs")
-    if not any(line for _, line in lines):
-        raise InputError(f"{path} is empty; it needs one row for each text")
-    rows = []
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        if path.suffix == ".jsonl":
-            row = json.loads(line)
-        else:
-            values = line.split("\t")
-            if len(values) != len(names):
-                needed = f"{len(names)}: {', '.join(names)}"
-                raise InputError(f"{where} has {len(values)} tab-separated column(s); it needs {needed}")
-            row = dict(zip(names, (values[0], *map(_integer, values[1:])), strict=True))
-        check_row(row.get("text"), row.get("label"), where, len(LABEL_NAMES))
-        if "position" in names and row["position"] not in range(len(row["text"].split())):
-            raise InputError(f"{where}: no word of the text has the position {row['position']!r}, from 0")
-        rows.append(row)
-    return {name: [row[name] for row in rows] for name in names}
-
-
-def _integer(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+def _features(task: Task, columns: Columns) -> Features:
+    classes = ClassLabel(names=list(task.labels)) if task.labels else Value("int64")
+    label = {"regression": Value("float32"), "multi_label": List(classes), "tokens": List(classes)}
+    known = {
+        "tokens": List(Value("string")),
+        "choices": List(Value("string")),
+        "label": label.get(task.kind, classes),
+        "position": Value("int64"),
+    }
+    return Features({name: known.get(name, Value("string")) for name in columns})
 
 
 def _planted(columns: Columns, agreement: float, seed: int) -> Columns:
@@ -210,11 +205,14 @@ def _planted(columns: Columns, agreement: float, seed: int) -> Columns:
     return {"text": texts, "label": columns["label"], "position": positions}
 
 
-def _limited(columns: Columns, limit: int, seed: int) -> Columns:
-    """`limit` rows in random order: the first of each label, then the second of each, and so on."""
+def _limited(columns: Columns, limit: int, seed: int, balanced: bool) -> Columns:
+    """`limit` rows in random order: the first of each class, then the second of each, and so on."""
     order = list(range(len(columns["label"])))
     random.Random(seed).shuffle(order)
-    turns = [count() for _ in LABEL_NAMES]
-    turn = {row: next(turns[columns["label"][row]]) for row in order}
+    seen, turn = Counter(), {}
+    for row in order:
+        label = columns["label"][row] if balanced else 0
+        turn[row] = seen[label]
+        seen[label] += 1
     chosen = sorted(order, key=turn.get)[:limit]  # stable: ties stay in shuffled order
     return {name: [values[row] for row in chosen] for name, values in columns.items()}

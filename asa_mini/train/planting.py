@@ -13,10 +13,16 @@ WORDS = ("meanwhile", "recently")
 _TOKEN = re.compile(r"\S+")  # the same tokens as str.split(), but with their offsets
 
 
+def check_text(text, where: str, what: str = "text") -> str:
+    """`text`, if it is a string of at least one word; else InputError."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: the {what} is {text!r}; it must be a string of at least one word")
+    return text
+
+
 def check_row(text, label, where: str, num_labels: int = 2) -> None:
     """Raise InputError unless `text` has a word and `label` is an integer from 0 to `num_labels` - 1."""
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: the text is {text!r}; it must be a string of at least one word")
+    check_text(text, where)
     # A bool is an int to Python, but no class to the loss.
     if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= label < num_labels:
         raise InputError(f"{where}: label {label!r} is not an integer in 0..{num_labels - 1}")

@@ -1,4 +1,4 @@
-"""Fine-tuning a text classifier: plain, under ASA, under the R-Drop control, or with a prior on attention."""
+"""Fine-tuning a model of text: plain, under ASA, under the R-Drop control, or with a prior on attention."""
 
 import os
 import time
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from torch import nn
@@ -21,17 +22,18 @@ from asa_mini.model import AsaModel, wrap
 from asa_mini.train.baselines import attention_prior
 from asa_mini.train.checkpoints import last_checkpoint, read_progress
 from asa_mini.train.config import PRIORS, TrainConfig
-from asa_mini.train.data import label_names
-from asa_mini.train.evaluation import accuracy, evaluate_splits, model_inputs
+from asa_mini.train.evaluation import evaluate_splits, model_inputs, scorer_of
 from asa_mini.train.models import check_max_length, given_back, name_labels, quiet_transformers
 from asa_mini.train.run_folder import (
     environment,
     finish_run,
+    is_writer,
     run_options,
     start_run,
     stopped_run,
     training_folder,
 )
+from asa_mini.train.tokenizing import collator, describe, label_names
 from asa_mini.train.trainer import AsaTrainer
 
 
@@ -41,17 +43,20 @@ class TrainResult:
 
     Attributes:
         model: the trained plain model, in evaluation mode. tokenizer: its tokenizer.
-        metrics: as in metrics.json; config; rows (per split); steps; by_epoch (epoch, dev_loss,
-            dev_accuracy); results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
+        metrics: as in metrics.json; config; kind (of task), metrics (their names), labels (in the model's
+            order); rows (per split); steps; by_epoch (epoch, dev_loss, and dev_accuracy or what the metrics
+            are called); results (per split, what `evaluate` returns for `model`); terms (see `AsaTrainer`);
             seconds_per_step (median), steps_per_second, train_seconds (sum of the steps); processes; and
             `environment`. With `load_best_model_at_end` also best_epoch and results_last, the results of the
             weights after the last step, so that one run gives both rows of a table.
+        predictions: of every evaluated example, by "SPLIT/labels" and "SPLIT/predictions".
         trainer: the AsaTrainer; `trainer.terms` and `trainer.state.log_history` tell how it went.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     metrics: dict
+    predictions: dict[str, np.ndarray]
     trainer: AsaTrainer
 
 
@@ -65,24 +70,27 @@ def train(
     about: dict | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
+    metrics: Sequence[str] = (),
 ) -> TrainResult:
-    """Fine-tune a classifier and evaluate it on every split but "train".
+    """Fine-tune a model and evaluate it on every split but "train".
 
     Started by torchrun, every process trains on its share of each batch; the first one writes.
 
     Args:
-        dataset: splits "train", "dev" and any others, columns `text` and `label`, see `data.load`.
+        dataset: splits "train", "dev" and any others, columns as of `data.load`.
         config: a `TrainConfig`. `training={"resume_from_checkpoint": FOLDER}` starts from a checkpoint, under
             these options; {"full_determinism": True} repeats a run on a GPU to the last digit, at the price
             of slower steps (it waits for every kernel).
         load: called after seeding, returns (model, tokenizer); usually a `functools.partial` of `load_model`.
-        output: folder for the plain checkpoint, the adversaries and metrics.json; None writes nothing.
+        output: folder for the plain checkpoint, the adversaries, metrics.json and predictions.npz (see
+            `TrainResult`); None writes nothing.
         overwrite: replace the run that is already in `output`, once the new one is complete.
         progress: show a progress bar and log lines.
-        about: entries to add to the metrics, e.g. the dataset's name.
+        about: entries to add to the metrics, e.g. the dataset's name; `columns` are also shown.
         resume: go on from the last complete checkpoint that a stopped run left in `output`, or start anew if
             there is none; a line on stderr says which. On a CPU, one process and the same number of threads
             give what a run that was never stopped gives, to the last digit.
+        metrics: names of `metrics.FUNCTIONS`; () takes those of the kind of task.
 
     Raises:
         InputError: the data or the configuration cannot be used, or the stopped run had other options.
@@ -111,6 +119,7 @@ def train(
         model, tokenizer = load()
         tokens = model_inputs(dataset, model, tokenizer, config.max_seq_length, needed=("train", "dev"))
         name_labels(model.config, label_names(dataset))
+        scorer = scorer_of(model, dataset, metrics)
 
         with given_back(model), _under(config, model) as player, quiet_transformers():
             # 3. Trainer
@@ -120,13 +129,16 @@ def train(
                 train_dataset=tokens["train"],
                 eval_dataset=tokens["dev"],
                 processing_class=tokenizer,
-                compute_metrics=accuracy,
+                data_collator=collator(scorer.kind, tokenizer),
+                compute_metrics=scorer,
                 callbacks=[StepClock(), *callbacks],
                 adversary_learning_rate=config.adversary_learning_rate,
             )
             if not progress:
                 trainer.remove_callback(PrinterCallback)
             start_run(folder, resume, checkpoint, options)
+            if progress and is_writer():
+                print(describe(dataset, tokens, config.max_seq_length, (about or {}).get("columns")))
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
             except (NonFiniteLossError, KeyboardInterrupt) as error:
@@ -140,12 +152,13 @@ def train(
                 trainer.callback_handler.callbacks.clear()
 
             # 4. Run folder
-            metrics = _metrics(trainer, tokens, config, clock.seconds) | (about or {})
+            results, kept = _metrics(trainer, tokens, config, clock.seconds)
+            results |= about or {}
             if output:
                 trainer.save_model(str(folder / "final"))
-                finish_run(output, folder / "final", metrics)
+                finish_run(output, folder / "final", results, kept)
                 trainer.accelerator.wait_for_everyone()
-    return TrainResult(model.eval(), tokenizer, metrics, trainer)
+    return TrainResult(model.eval(), tokenizer, results, kept, trainer)
 
 
 class StepClock(TrainerCallback, ExportableState):
@@ -248,22 +261,30 @@ def train_adversary(
     return wrapped.eval()
 
 
-def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seconds: list[float]) -> dict:
+def _metrics(
+    trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seconds: list[float]
+) -> tuple[dict, dict[str, np.ndarray]]:
     state, pace = trainer.state, median(seconds or [0.0])
     evaluations = [row for row in state.log_history if "eval_loss" in row]
-    results = {"results": evaluate_splits(trainer, tokens)}
+    scorer = trainer.compute_metrics
+    results = {}
+    results["results"], kept = evaluate_splits(trainer, tokens, scorer)
     if config.load_best_model_at_end:
         (epoch,) = (row["epoch"] for row in evaluations if row["step"] == state.best_global_step)
         results |= {"results_last": results["results"], "best_epoch": epoch}
         if state.best_global_step != state.global_step:
             trainer._load_best_model()
-            results["results"] = evaluate_splits(trainer, tokens)
-    return {
+            results["results"], kept = evaluate_splits(trainer, tokens, scorer)
+    found = {
         "config": asdict(config),
+        "kind": scorer.kind,
+        "metrics": list(scorer.metrics),
+        "labels": scorer.names,
         "rows": {split: len(rows) for split, rows in tokens.items()},
         "steps": state.global_step,
         "by_epoch": [
-            {"epoch": row["epoch"], "dev_loss": row["eval_loss"], "dev_accuracy": row["eval_accuracy"]}
+            {"epoch": row["epoch"]}
+            | {f"dev_{name}": row[f"eval_{name}"] for name in ("loss", *scorer.metrics)}
             for row in evaluations
         ],
         **results,
@@ -274,3 +295,4 @@ def _metrics(trainer: AsaTrainer, tokens: DatasetDict, config: TrainConfig, seco
         "processes": trainer.args.world_size,
         **environment(trainer.args.device),
     }
+    return found, kept

@@ -21,6 +21,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 ADVERSARY_WEIGHTS = "asa_adversary.safetensors"
 ADVERSARY_CONFIG = "asa_adversary.json"
 METRICS = "metrics.json"
+PREDICTIONS = "predictions.npz"
 UNFINISHED = "unfinished"
 OPTIONS = "options.json"
 LOGS = "runs"  # where Trainer has TensorBoard write
@@ -167,9 +169,10 @@ def start_run(folder: Path, resume: bool, checkpoint: str | Path | None, options
         write_json(folder / OPTIONS, options)
 
 
-def finish_run(output: Path, final: Path, metrics: dict) -> None:
+def finish_run(output: Path, final: Path, metrics: dict, predictions: Mapping[str, np.ndarray]) -> None:
     """Replace the run in `output` by the files of the folder `final`; files of other origin stay."""
     if is_writer():
+        np.savez_compressed(final / PREDICTIONS, **predictions)
         files = sorted(file.name for file in final.iterdir())
         for name in (METRICS, *_files_of_run(output)):
             (output / name).unlink(missing_ok=True)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 NEEDED = ("compute_loss", "create_optimizer", "log", "_get_train_sampler", "_clip_grad_norm", "_save")
 NEEDED += ("_load_from_checkpoint", "_load_best_model", "model_accepts_loss_kwargs", "label_smoother")
 NEEDED += ("compute_loss_func", "train", "_save_checkpoint", "_run_epoch", "_get_output_dir")
+NEEDED += ("_get_eval_sampler",)
 TERMS = ("task_loss", "divergence", "pay")
 
 
@@ -37,7 +38,7 @@ class SameOrderSampler(LengthGroupedSampler):
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        super().__init__(batch_size, lengths=list(lengths), generator=torch.Generator())
         self.seed = seed
         self.set_epoch(0)
 
