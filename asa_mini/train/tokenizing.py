@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from transformers import (
 from asa_mini.errors import InputError
 from asa_mini.train.planting import check_row, check_text
 
-CACHED_ROWS = 10_000  # smaller splits take less than a second: not worth a file
+CACHED_ROWS = 2_000  # smaller splits take a fraction of a second: not worth a file
 COLLATORS = {
     "tokens": DataCollatorForTokenClassification,
     "multiple_choice": DataCollatorForMultipleChoice,
@@ -198,7 +199,10 @@ def _key(rows: Dataset, tokenizer, *about) -> str:
         made_by = tokenizer.backend_tokenizer.to_str()
     else:
         made_by = tokenizer.get_vocab(), tokenizer.init_kwargs
-    return Hasher.hash([rows.to_dict(), made_by, about, transformers.__version__])
+    content = sha256()
+    for batch in rows.with_format("arrow")[:].to_batches():
+        content.update(batch.serialize())
+    return Hasher.hash([content.hexdigest(), made_by, about, transformers.__version__])
 
 
 def _cache_file(key: str) -> str:

@@ -38,7 +38,7 @@ class SameOrderSampler(LengthGroupedSampler):
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=list(lengths), generator=torch.Generator())
+        super().__init__(batch_size, lengths=lengths[:], generator=torch.Generator())
         self.seed = seed
         self.set_epoch(0)
 
