@@ -12,9 +12,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from asa_classroom.errors import NotebookError
 from asa_classroom.publishing import publish
-from asa_classroom.stored import read_notebook
+from asa_classroom.stored import NotebookError, read_notebook
 from asa_mini.errors import DataFileError, InputError
 from asa_mini.train.files import write_text
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asa_classroom.errors import NotebookError
 from asa_classroom.numbers import moved, read_numbers
-from asa_classroom.stored import KERNEL, one_line, read_notebook, sources_digest
+from asa_classroom.stored import KERNEL, NotebookError, one_line, read_notebook, sources_digest
 from asa_mini.errors import DataFileError, InputError
 from asa_mini.train.files import write_json, write_text
 

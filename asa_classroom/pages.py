@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import TagRemovePreprocessor
 
-from asa_classroom.errors import NotebookError
+from asa_classroom.stored import NotebookError
 
 # nbconvert's search for colour codes takes time that grows with the square of a line's length: 300,000
 # characters took a minute and a half.

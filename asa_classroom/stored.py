@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asa_classroom.errors import NotebookError
 from asa_classroom.publishing import TAG
-from asa_mini.errors import DataFileError
+from asa_mini.errors import AsaError, DataFileError
 
 KERNEL = "python3"
+
+
+class NotebookError(AsaError, RuntimeError):
+    """A notebook could not be run, or one of its cells failed."""
 
 
 def read_notebook(path: Path, given: Mapping[str, Any] | None = None) -> Any:

@@ -20,8 +20,8 @@ from sphinx.errors import ExtensionError
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from asa_classroom.errors import NotebookError  # noqa: E402
 from asa_classroom.pages import mathml  # noqa: E402
+from asa_classroom.stored import NotebookError  # noqa: E402
 
 project = author = html_title = "asa_mini"
 root_doc = "README"

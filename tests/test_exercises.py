@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from asa_classroom import cli, publishing
-from asa_classroom.errors import NotebookError
 from asa_classroom.exercises import GUIDE_END, GUIDE_START, generate, student_version
 from asa_classroom.publishing import badge_source, install_source, publish
-from asa_classroom.stored import read_notebook, sources_digest
+from asa_classroom.stored import NotebookError, read_notebook, sources_digest
 from asa_mini.errors import DataFileError, InputError
 
 nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")

@@ -77,8 +77,6 @@ def command(*words):
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_train_evaluate_predict(encoder, tmp_path, capsys, kind):
-    if kind == "tokens":
-        pytest.importorskip("seqeval")
     rows, (suffix, *columns) = ROWS[kind]
     files = {
         split: write(tmp_path / f"{split}.{suffix}", rows[start:])
@@ -187,7 +185,6 @@ def test_metrics():
     assert Scorer("multi_label", "ab", ("f1_micro",))(Prediction([[1, -1], [1, 1]], [[1, 0], [0, 1]])) == {
         "f1_micro": pytest.approx(0.8)
     }
-    pytest.importorskip("seqeval")
     tags = np.eye(3)[[[0, 1, 2, 0], [1, 0, 0, 1]]]  # B-x I-x, and a piece and padding that do not count
     labels = [[-100, 1, 2, 0], [1, 0, 2, -100]]
     assert Scorer("tokens", ["O", "B-x", "I-x"])(Prediction(tags, labels)) == {

@@ -6,8 +6,8 @@ import pytest
 from tiny_notebook import write_notebook
 
 from asa_classroom import notebooks, stored
-from asa_classroom.errors import NotebookError
 from asa_classroom.numbers import moved
+from asa_classroom.stored import NotebookError
 
 
 def test_a_run_leaves_the_digest_of_the_sources(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from tiny_notebook import command_line, nbformat, write_notebook
 
 from asa_classroom import notebooks, stored
-from asa_classroom.errors import NotebookError
+from asa_classroom.stored import NotebookError
 from asa_mini.errors import InputError
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_notebook import command_line, nbformat, write_notebook
 
 from asa_classroom import notebooks
-from asa_classroom.errors import NotebookError
+from asa_classroom.stored import NotebookError
 
 
 def test_success_writes_a_clean_notebook_and_html(tmp_path, monkeypatch):

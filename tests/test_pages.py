@@ -10,9 +10,9 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from site_pages import Page
 
-from asa_classroom.errors import NotebookError
 from asa_classroom.notebooks import run_notebook
 from asa_classroom.pages import notebook_page
+from asa_classroom.stored import NotebookError
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 TEXT = r"""# Where $\mu_{ij} < 0$
