@@ -66,7 +66,7 @@ def test_without_a_wall_accidents_are_stopped_and_ctrl_c_leaves_nothing_behind(t
 
     killer = threading.Thread(target=terminate)
     killer.start()
-    assert cli.main(["grade", str(tmp_path / "in"), "--output", str(output), "--timeout", "300"]) == 130
+    assert cli.main(["grade", str(tmp_path / "in"), "--output", str(output), "--timeout", "300"]) == 143
     killer.join()
     warning, *rest = capsys.readouterr().err.splitlines()
     assert warning.startswith("no wall around the notebooks, only a guard against accidents: bubblewrap")

@@ -69,9 +69,9 @@ def load_data(
         raise InputError("--dataset_name and files of your own exclude each other")
     columns = {key: given[f"{key}_column"] or run.columns.get(key) for key in ("text", "text_pair", "label")}
     columns["label"] = columns["label"] or "label"
-    named = [f"--{key}_column" for key in columns if given[f"{key}_column"]] + ["--kind"] * bool(
-        given.get("kind")
-    )
+    named = [
+        f"--{key}" for key in ("text_column", "text_pair_column", "label_column", "kind") if given.get(key)
+    ]
     if not files and "/" not in name and named:
         raise InputError(f"the columns of task {name} are known; {named[0]} is for data of your own")
     known = columns | {"kind": given.get("kind")} | ({} if model is None else labels_of(model))
@@ -81,14 +81,12 @@ def load_data(
     if name and "/" in name:
         place = given["dataset_config_name"], given["dataset_revision"], columns["label"]
         rows, labels, about["dataset_revision"] = read_hub(name, *place)
-        if not training:
-            rows.pop("train", None)
         if training:
             _check_splits(rows)
-        texts, labels = (
-            (columns["text"] or "", columns["text_pair"]),
-            labels or tuple(known.get("labels", ())),
-        )
+        else:
+            rows.pop("train", None)
+        labels = labels or tuple(known.get("labels", ()))
+        texts = columns["text"] or "", columns["text_pair"]
         task = Task(name, known["kind"], *texts, columns["label"], labels=labels)
         task, dataset = load_task(task, rows=rows, **options)
     elif given["dataset_config_name"] or given["dataset_revision"]:
