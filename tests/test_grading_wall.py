@@ -70,7 +70,7 @@ def test_without_a_wall_accidents_are_stopped_and_ctrl_c_leaves_nothing_behind(t
     killer.join()
     warning, *rest = capsys.readouterr().err.splitlines()
     assert warning.startswith("no wall around the notebooks, only a guard against accidents: bubblewrap")
-    assert rest == ["asa_mini: interrupted"]
+    assert rest == ["asa_mini: terminated"]
     assert workers and not any(worker.is_running() for worker in workers)
     assert list(temporary.iterdir()) == list(output.iterdir()) == []
     assert [path.read_text(encoding="utf-8") for path in victim.iterdir()] == ["kept"]
