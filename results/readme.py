@@ -18,7 +18,7 @@ PLANTED_SPLITS = ["iid", "neutral", "flipped"]
 def measured() -> str:
     """The Markdown between the two marks; what is not measured yet gives no section."""
     step = json.loads(STEP_COST.read_text(encoding="utf-8"))
-    title = "**Cost of a step** against the same model's plain step (sdpa attention)"
+    title = "**Cost of a step** against the same model's plain step (PyTorch's own attention)"
     sections = [f"{title}. {source([step])}\n\n{step_cost(step['rows'])}\n"]
     for part, table, title in (
         ("attention", gpu_attention, "**Attention on a GPU**, forward and backward (notebook 06)"),
