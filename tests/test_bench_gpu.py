@@ -174,4 +174,5 @@ def test_torch_triton_and_transformers_are_enough(tmp_path):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     needs = "asa_mini: error: bench gpu needs an NVIDIA GPU, and PyTorch finds none here\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", needs)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(needs)  # torch 2.11 says before it that there is no CUDA
